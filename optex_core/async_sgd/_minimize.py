@@ -24,7 +24,7 @@ from optex_core._validation import (
 from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.convergence import effective_step, estimate_smoothness, stability_cap
 from optex_core.async_sgd.master import Master
-from optex_core.async_sgd.records import BurstResult, BurstStatus
+from optex_core.async_sgd.records import BurstResult, BurstStatus, Push
 from optex_core.async_sgd.resume import open_master
 from optex_core.async_sgd.worker import Rate, Worker
 from optex_core.async_sgd.worker_loop import LoopReport, LoopSettings, WorkerLoop
@@ -95,8 +95,7 @@ def minimize(
     parallelism, cores : int, default 4 and 1
         N, the number of workers, and p, threads of each.
     inner_steps : int, default 10
-        (a number) B, steps of a burst, over all cores: sets the ratio of computing to
-        communicating.
+        (a number) B, steps of a burst, over all cores: computing against communicating.
     workers : None, int, "threads", "processes", executor or Dask client, default None
         Where they run; None: in turn in this thread, which repeats bit for bit. See
         `async_sgd.run`.
@@ -138,11 +137,9 @@ def minimize(
     Returns
     -------
     AsyncResult
-        With ``.delays``, ``.push_trace``, ``.lost``, ``.stable`` and ``.closing`` beside the
-        attributes of `optex_core.Result`.
-        ``x`` is the last iterate. ``fun`` and ``jac`` are evaluated there by a worker, under
-        `timeout`: one sample for a stochastic `fun`, all of them for compiled samples; nan where
-        that evaluation fails (``.closing``).
+        With ``.delays``, ``.push_trace``, ``.lost``, ``.stable`` and ``.closing``. ``x`` is the
+        last iterate. ``fun`` and ``jac`` are evaluated there by a worker, under `timeout`: one
+        sample for a stochastic `fun`, all of them for compiled samples; nan where that fails.
 
     Raises
     ------
@@ -196,7 +193,7 @@ def minimize(
         open_master(x0, files, rng, metadata, options) as master,
     ):
         saves = checkpoint, checkpoint_every or 100
-        run = _AsyncRun(master, worker, executor, settings, target, callback, bar, saves)
+        run = _AsyncRun(master, worker, executor, settings, target, callback, bar, *saves)
         return run.run(smoothness)
 
 
@@ -223,13 +220,12 @@ class _AsyncRun:
     target: float | None
     callback: Callable[[AsyncResult], object] | None
     progress: Progress
-    saves: tuple[str | os.PathLike[str] | None, int]
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_every: int
 
     def __post_init__(self) -> None:
-        burst_gradients = self.worker.inner_steps
-        self.loop = WorkerLoop(
-            self.master, self.executor, self.settings, self._on_push, burst_gradients
-        )
+        steps = self.worker.inner_steps
+        self.loop = WorkerLoop(self.master, self.executor, self.settings, self._on_push, steps)
         self.smoothness: float | None = None
         self.target_reached = False
         self.recent_values: deque[float] = deque(maxlen=self.settings.parallelism)
@@ -268,15 +264,13 @@ class _AsyncRun:
         return result
 
     def _save(self, every: int = 1) -> None:
-        path, _ = self.saves
-        if path is not None and self.master.state.counts["accepted"] % every == 0:
-            self.master.save(path)
+        if self.checkpoint is not None and self.master.state.counts["accepted"] % every == 0:
+            self.master.save(self.checkpoint)
 
     def _on_push(self, report: LoopReport) -> bool:
         push, receipt = report.push, report.receipt
         assert push is not None and receipt is not None  # noqa: PT018
-        self.njev += push.gradients
-        self.nfev += int(push.report.get("nfev", 0))
+        self._count(push)
         if not receipt.accepted:
             return False
         now, gamma = time.perf_counter(), self.worker.gamma(receipt.version)
@@ -284,12 +278,12 @@ class _AsyncRun:
         figures = {"gradient_norm": norm, "seconds": now - self.last_push}
         self._record(receipt.version, push.value, push.gradients, **figures)
         self.last_push = now
-        self._save(self.saves[1])
+        self._save(self.checkpoint_every)
         if self.target is not None:
             self.recent_values.append(push.value)
-            full = len(self.recent_values) == self.settings.parallelism
-            mean = sum(self.recent_values) / len(self.recent_values)
-            self.target_reached = full and mean <= self.target
+            n = len(self.recent_values)
+            full = n == self.settings.parallelism
+            self.target_reached = full and sum(self.recent_values) / n <= self.target
         if self.progress.due():
             self.progress.update(self._result(Status.RUNNING))
         if self.target_reached or self.callback is None:
@@ -300,12 +294,15 @@ class _AsyncRun:
         figures |= dict.fromkeys(("accepted", "window"), max(1, gradients))
         self.trace.append(IterationRecord(version, value=value, evaluations=gradients, **figures))
 
+    def _count(self, push: Push) -> None:
+        self.njev += push.gradients
+        self.nfev += int(push.report.get("nfev", 0))
+
     def _evaluate(self, x: Array) -> BurstResult:
         """Value and gradient at `x`, where bursts run; counted."""
         result = self.loop.evaluate(x, self.master.settings.seed)
         if result.push is not None:
-            self.njev += result.push.gradients
-            self.nfev += int(result.push.report.get("nfev", 0))
+            self._count(result.push)
         return result
 
     def _estimate(self) -> float:
@@ -329,18 +326,18 @@ class _AsyncRun:
     def _result(
         self, status: Status, report: LoopReport | None = None, final: BurstResult | None = None
     ) -> AsyncResult:
+        """The result so far, or with `report` that of the whole run."""
         from optex_core.async_sgd.result import AsyncResult
 
         master, push = self.master, None if final is None else final.push
-        finished = report is not None
         value, gradient = math.nan, cast(Array, np.full_like(master.x, math.nan))
         if push is not None:
             value, gradient = push.value, push.b
         elif final is None and len(self.trace):
             value = float(self.trace.value[-1])
-        delays = master.push_trace.delay if finished else np.zeros(0, np.int64)
+        delays = np.zeros(0) if report is None else master.push_trace.delay
         cap, step = stability_cap(float(delays.mean()) if len(delays) else 0.0), math.nan
-        if self.smoothness is not None and finished:
+        if self.smoothness is not None and report is not None:
             eta = float(master.push_trace.eta.mean()) if len(delays) else 1.0
             gamma = self.worker.gamma(master.version)
             step = effective_step(gamma, self.smoothness, self.worker.inner_steps, eta)
@@ -365,7 +362,7 @@ class _AsyncRun:
             nsteps=master.state.counts["gradients"],
             seed=master.settings.seed,
             deterministic=report is None or (report.deterministic and self.worker.cores == 1),
-            stop={status.key: self._limit(status)} if finished else {},
+            stop={} if report is None else {status.key: self._limit(status)},
             history=self.trace.snapshot(),
             failures=[],
             push_trace=master.push_trace,

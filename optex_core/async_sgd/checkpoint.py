@@ -81,7 +81,7 @@ def save_state(path: str | os.PathLike[str], settings: MasterSettings, state: Ma
         "state": {
             **{name: getattr(s, name) for name in ("version", "issued", "bursts", "counts")},
             "parts": s.parts,
-            "returned": s.outstanding,
+            "returned": sorted([*s.returned, *(context.part for context in s.open.values())]),
         },
         "received": [context.to_record() for context, _ in received],
         "lost": [lost.to_record() for lost in s.lost],
@@ -197,13 +197,6 @@ def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"expected a count, got {value!r:.40}")
     return value
-
-
-def recover_state(reader: PushLogReader) -> SavedMaster:
-    """The master in a push log after its last whole record; see `Master.resume`."""
-    saved = logged_start(reader)
-    apply_records(saved, reader)
-    return saved
 
 
 def logged_start(reader: PushLogReader) -> SavedMaster:

@@ -19,7 +19,7 @@ from optex_core.async_sgd.records import (
     Push,
     PushTrace,
     Receipt,
-)
+)  # fmt: skip
 from optex_core.async_sgd.staleness import keeps_bound, select_pushes
 from optex_core.async_sgd.state import (
     MAX_PART_DEATHS,
@@ -114,9 +114,7 @@ class Master:
             )
         v = np.array(v)
         v.flags.writeable = False
-        self.settings = MasterSettings.checked(
-            step=step, batch=batch, max_delay=max_delay, on_late=on_late, rng=rng, tag=tag
-        )
+        self.settings = MasterSettings.checked(step, batch, max_delay, on_late, rng, tag)
         self.state = MasterState(v)
         self._log: PushLog | None = None
         if log is not None:
@@ -255,17 +253,8 @@ class Master:
     def load(cls, path: str | os.PathLike[str], **settings: object) -> Master:
         """The master that `save` wrote; bursts that were handed out are lost.
 
-        Parameters
-        ----------
-        path : path-like
-        **settings
-            `step`, where it is a callable that a file cannot hold; others only to have them
-            checked.
-
-        Raises
-        ------
-        CheckpointError
-            For a damaged or foreign file, or one made with other settings.
+        Of `settings` pass `step` where it is a callable that a file cannot hold; others only to
+        have them checked. CheckpointError for a damaged or foreign file, or other settings.
         """
         return cls.restore(checkpoint.load_state(path), settings)
 
@@ -275,23 +264,15 @@ class Master:
     ) -> Master:
         """The master of a log, with everything it ever acknowledged, and the log continued.
 
-        Parameters
-        ----------
-        path : path-like
-        sync : bool, default False
-            As in `PushLog`.
-        **settings
-            As in `load`.
-
-        Raises
-        ------
-        CheckpointError
-            As in `load`, and for a log that another process writes to.
+        `sync` is as in `PushLog`, `settings` as in `load`. CheckpointError as in `load`, and for a
+        log that another process writes to.
         """
         log = PushLog(path, sync=sync)
         try:
             with log.reopen() as reader:
-                master = cls.restore(checkpoint.recover_state(reader), settings)
+                saved = checkpoint.logged_start(reader)
+                checkpoint.apply_records(saved, reader)
+                master = cls.restore(saved, settings)
         except BaseException:
             log.close()
             raise

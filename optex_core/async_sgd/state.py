@@ -1,8 +1,7 @@
 """State of a master: a record of arrays and integers, and the three events that change it.
 
-A push is received, an update applies received pushes, a burst is lost. A master decides on events
-and applies them; a log holds them; a replay applies them again. All three use the methods of this
-record.
+A push is received, an update applies received pushes, a burst is lost. A master decides on events,
+a log holds them, a replay applies them again: all three use the methods of this record.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -42,14 +42,7 @@ class MasterSettings:
 
     @classmethod
     def checked(
-        cls,
-        *,
-        step: object,
-        batch: object,
-        max_delay: object,
-        on_late: object,
-        rng: object,
-        tag: object,
+        cls, step: Any, batch: Any, max_delay: Any, on_late: Any, rng: Any, tag: Any
     ) -> MasterSettings:
         """Settings from the arguments of a user, or of a file."""
         if tag is not None and not isinstance(tag, str):
@@ -91,11 +84,6 @@ class MasterState:
     def gradients(self) -> int:
         """Gradients in all pushes received so far, applied or not."""
         return self.counts["gradients"] + sum(p.gradients for _, p in self.received.values())
-
-    @property
-    def outstanding(self) -> list[int]:
-        """Parts handed out and neither pushed nor given up; those that were returned among them."""
-        return sorted([*self.returned, *(context.part for context in self.open.values())])
 
     def hand_out(self, worker: int, run_seed: int) -> BurstContext:
         """The next burst: of a part that came back, else of a new one."""
@@ -184,12 +172,8 @@ def apply_push(v: Array, push: Push, eta: float) -> Array:
 
 
 def as_push(push: object, v: Array, context: BurstContext) -> Push:
-    """`push` with arrays of the dtype of `v`.
-
-    Raises
-    ------
-    ObjectiveError
-        For anything but a Push, and for arrays of a wrong shape or type.
+    """`push` with arrays of the dtype of `v`; ObjectiveError for anything but a Push, and for
+    arrays of a wrong shape or type.
     """
     if not isinstance(push, Push):
         raise ObjectiveError(

@@ -26,8 +26,8 @@ def run_evaluation(
 ) -> EvaluationResult:
     """Evaluate in this thread; whatever user code raises becomes the result's `error`.
 
-    What is no Exception (KeyboardInterrupt, SystemExit, a user's BaseException) too: in a worker it
-    would end the worker, and nobody would hear of it. The driver raises it (`raise_interrupt`).
+    What is no Exception too: in a worker it would end the worker, and nobody would hear of it. The
+    driver raises it (`raise_interrupt`).
     """
     counts, start = CallCounts(), time.perf_counter()
     try:
@@ -80,18 +80,12 @@ class Evaluator(ABC):
     """Runs the evaluations of one objective; a context manager that closes itself.
 
     It holds no policy: its caller decides what to retry, what to drop and when to stop.
-
-    Attributes
-    ----------
-    asynchronous : bool
-        True where evaluations run while `next` waits, so that `next` may return before they end.
-        False where `next` itself evaluates.
-    out_of_process : bool
-        True where user code is known to run in other processes: what is set for this whole process
-        (the number of BLAS threads) does not reach it.
     """
 
+    #: True where evaluations run while `next` waits; False where `next` itself evaluates.
     asynchronous: bool = False
+    #: True where user code is known to run in other processes: what is set for this whole process
+    #: (the number of BLAS threads) does not reach it.
     out_of_process: bool = False
 
     @property
@@ -111,21 +105,11 @@ class Evaluator(ABC):
 
     @abstractmethod
     def next(self, timeout: float | None = None) -> list[EvaluationResult]:
-        """Wait until at least one task has finished; return all that have, by id.
+        """Wait until at least one task has finished; return all that have, by id. An empty list
+        if nothing that runs elsewhere has finished after `timeout` seconds.
 
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait for work that runs elsewhere; an empty list when none finished in time.
-
-        Raises
-        ------
-        ProtocolError
-            Nothing is pending.
-        EvaluationError
-            The workers are lost.
-        BaseException
-            What user code raised, if it is no Exception.
+        ProtocolError if nothing is pending, EvaluationError if the workers are lost; what user code
+        raised, if it is no Exception.
         """
 
     def started(self) -> dict[tuple[int, int], float]:
@@ -142,13 +126,8 @@ class Evaluator(ABC):
         return []
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
-        """Free the worker of a task that takes too long.
-
-        Returns
-        -------
-        bool
-            True if it is ended and no longer pending. False if it runs on, or has just finished:
-            its result still comes from `next`.
+        """Free the worker of a task that takes too long; True if it is ended and no longer pending.
+        False if it runs on, or has just finished: its result still comes from `next`.
         """
         return False
 

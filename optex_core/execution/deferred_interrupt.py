@@ -13,15 +13,10 @@ class DeferredInterrupt:
 
     It acts in the main thread, where Python delivers interrupts, and only if nobody else has taken
     them over. A second interrupt does not wait.
-
-    Attributes
-    ----------
-    state_is_consistent : bool
-        True if the interrupt was raised where it was allowed.
     """
 
     def __init__(self) -> None:
-        self.state_is_consistent = False
+        self.state_is_consistent = False  # True if the interrupt was raised where it was allowed
         self._interruptible = _Interruptible(self)
         self._pending = self._active = False
 

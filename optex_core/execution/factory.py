@@ -49,13 +49,6 @@ def make_evaluator(
         Evaluate all candidates of an iteration in one call; by default what the objective says.
     parallelism : int
         Number of candidates that are out at once.
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        `workers` is none of these, or user code cannot be sent to processes.
-    CapabilityError
-        `workers` together with ``vectorized=True``.
     """
     batched = objective.vectorized if vectorized is None else bool(vectorized)
     if workers is None:

@@ -100,22 +100,14 @@ class BatchEvaluator(SynchronousEvaluator):
             text, seconds = format_traceback(error), (time.perf_counter() - start) / n
 
             # Calls are rows: each failed row takes its share, the first ones the remainder.
-            def share(calls: int, i: int) -> int:
-                return calls // n + (i < calls % n)
-
-            shares = [(share(counts.nfev, i), share(counts.njev, i)) for i in range(n)]
-            return [EvaluationResult(None, None, *s, seconds, error, text) for s in shares]
+            f, j = ([c // n + (i < c % n) for i in range(n)] for c in (counts.nfev, counts.njev))
+            calls = zip(f, j, strict=True)
+            return [EvaluationResult(None, None, *each, seconds, error, text) for each in calls]
 
 
 class MapEvaluator(SynchronousEvaluator):
-    """Evaluates all submitted tasks in one call of a map-like.
-
-    Parameters
-    ----------
-    objective : ObjectiveProtocol
-    mapper : callable
-        ``mapper(function, items)`` returns the results in the order of the items: the builtin
-        `map`, ``multiprocessing.Pool().map``.
+    """Evaluates all submitted tasks in one call of a map-like: ``mapper(function, items)`` returns
+    the results in the order of the items.
     """
 
     def __init__(

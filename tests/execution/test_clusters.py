@@ -389,7 +389,7 @@ def test_a_point_that_always_kills_ends_the_run(caplog):
 
 @pytest.mark.parametrize("first", ["result", "error"])
 def test_a_result_and_the_end_of_its_time_may_come_at_once(first):
-    pool, task = DaskExecutor(FakeClient(), owned=False), _executor.ClusterTask(abs, (-3,), {})
+    pool, task = DaskExecutor(FakeClient(), owned=False), _executor.ClusterTask(abs, (-3,))
     both = [lambda: pool._finish(task, 3), lambda: task.fail(EvaluationError("abandoned"))]
     for one in both if first == "result" else both[::-1]:
         one()

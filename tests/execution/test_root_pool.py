@@ -39,7 +39,7 @@ def walked(optimizer, steps=14, state=None, x=None, first=0):
 
 
 def root_pids(pool):
-    return [member.worker.pid for member in pool._pool._members.values()]
+    return [member.worker.pid for member in pool._workers.pool._members.values()]
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ if __name__ == "__main__":
     state = optimizer.init(x)
     for _ in range(6):
         x, state = optimizer.step(x, x, state)
-    print(*(member.worker.pid for member in pool._pool._members.values()), flush=True)
+    print(*(member.worker.pid for member in pool._workers.pool._members.values()), flush=True)
     time.sleep(600)
 """
 

@@ -248,7 +248,7 @@ def test_killed_workers_lose_nothing(caplog):
     with ox.RootPool(2) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
         optimizer = ox.SOAP(0.05, **PIPELINE, roots=pool)
         path, state = walked(optimizer, 6)
-        for member in list(pool._pool._members.values()):
+        for member in list(pool._workers.pool._members.values()):
             os.kill(member.worker.pid, signal.SIGKILL)
         path, state = walked(optimizer, 8, path[-1], state, 6)
     np.testing.assert_array_equal(path[-1], expected)

@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
+from functools import partial
 from typing import Any
 
 from optex_core.errors import EvaluationError
@@ -22,10 +23,8 @@ MAX_LOSSES = 10
 class ClusterTask:
     """One call: the future that was given out, and the library's handle of what serves it now."""
 
-    def __init__(
-        self, function: Callable[..., object], args: tuple[object, ...], keywords: dict[str, object]
-    ) -> None:
-        self.function, self.args, self.keywords = function, args, keywords
+    def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.function, self.args = function, args
         self.future: Future[object] = Future()
         self.handle: Any = None
         self.worker: str | None = None
@@ -63,7 +62,7 @@ class ClusterExecutor(Executor, ABC):
         """Run ``fn(*args, **kwargs)`` on the cluster, in any case: equal calls are not merged."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        task = ClusterTask(fn, args, kwargs)
+        task = ClusterTask(partial(fn, **kwargs) if kwargs else fn, args)
         self._tasks[task.future] = task
         task.future.add_done_callback(self._on_done)
         self._launch(task)
@@ -74,11 +73,11 @@ class ClusterExecutor(Executor, ABC):
         if future.cancel():
             return True
         task = self._tasks.get(future)
-        if task is None or not self._can_terminate(task):
+        end = None if task is None else self._terminator(task)
+        if task is None or end is None:
             return future.done()
-        handle = task.handle
         task.fail(EvaluationError("the evaluation was abandoned"))
-        self._terminate(handle, task.worker)
+        end()
         return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -115,10 +114,8 @@ class ClusterExecutor(Executor, ABC):
             self._losses += 1
             losses = self._losses
         if losses >= MAX_LOSSES:
-            text = (
-                f"{losses} times in a row {self._library} gave an evaluation up, before any other"
-            )
-            task.fail(BrokenExecutor(f"{text} finished: {error}"))
+            text = f"{losses} times in a row {self._library} gave an evaluation up, before any "
+            task.fail(BrokenExecutor(f"{text}other finished: {error}"))
             return
         logger.warning(
             "%s lost the workers of an evaluation (%s); its point is asked again (loss %d of at "
@@ -132,7 +129,7 @@ class ClusterExecutor(Executor, ABC):
     def _on_done(self, future: Future[object]) -> None:
         task = self._tasks.pop(future)
         if future.cancelled() and task.handle is not None:
-            self._cancel(task.handle)
+            task.handle.cancel()
         task.handle = None  # lets the cluster forget the result
 
     @abstractmethod
@@ -144,16 +141,8 @@ class ClusterExecutor(Executor, ABC):
         """Send an objective to the cluster; return its reference."""
 
     @abstractmethod
-    def _cancel(self, handle: object) -> None:
-        """Drop a call that has not begun."""
-
-    @abstractmethod
-    def _can_terminate(self, task: ClusterTask) -> bool:
-        """True where the worker of a call can be ended."""
-
-    @abstractmethod
-    def _terminate(self, handle: object, worker: str | None) -> None:
-        """End the worker of an abandoned call."""
+    def _terminator(self, task: ClusterTask) -> Callable[[], object] | None:
+        """What ends the worker of a call; None where it cannot be ended."""
 
     @abstractmethod
     def _disconnect(self) -> None:

@@ -24,7 +24,7 @@ _NO_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
 
 
 def dask(client: object) -> DaskExecutor:
-    """Make ``workers`` of a Dask cluster.
+    """Make ``workers`` of a Dask cluster: a `concurrent.futures.Executor`.
 
     Parameters
     ----------
@@ -32,11 +32,6 @@ def dask(client: object) -> DaskExecutor:
         A client; the address of a scheduler, such as "tcp://10.0.0.5:8786"; or a cluster object
         (``LocalCluster``, ``SLURMCluster``, ...). A client that is made here is closed by
         ``shutdown``, or at the end of ``with``; yours, and the cluster, are left as they are.
-
-    Returns
-    -------
-    DaskExecutor
-        A `concurrent.futures.Executor`.
 
     Raises
     ------
@@ -47,11 +42,10 @@ def dask(client: object) -> DaskExecutor:
 
     Notes
     -----
-    Every evaluation is submitted with ``pure=False`` and carries its own seed and id: by default
-    Dask runs equal calls once and gives the one result to all. A worker that dies has its
-    evaluations asked again, by Dask and then from here: the same point with the same seed. One
-    evaluation takes about 10 ms of Dask's own time; for evaluations below 0.1 s on one machine
-    ``workers=<number>`` is better. Workers need the same optex_core.
+    Equal calls are not merged, as Dask does by default. A worker that dies has its evaluations
+    asked again, by Dask and then from here: the same point with the same seed. One evaluation takes
+    about 10 ms of Dask's own time; for evaluations below 0.1 s on one machine ``workers=<number>``
+    is better. Workers need the same optex_core.
 
     Examples
     --------
@@ -112,8 +106,7 @@ class DaskExecutor(ClusterExecutor):
         task.future.add_done_callback(lambda _: self._by_key.pop(key, None))
         with config.set(_NO_WARNING):
             call = _run_and_report_start, self._topic, key, task.function, *args
-            handle = self._client.submit(*call, pure=False, key=key, **task.keywords)
-        task.handle = handle
+            handle = task.handle = self._client.submit(*call, pure=False, key=key)
         handle.add_done_callback(lambda handle: self._on_finished(task, handle))
 
     def _on_started(self, event: tuple[Any, Any]) -> None:
@@ -151,24 +144,19 @@ class DaskExecutor(ClusterExecutor):
         # again.
         return self._client.submit(_identity, objective, pure=False)
 
-    def _cancel(self, handle: Any) -> None:
-        handle.cancel()
-
-    def _can_terminate(self, task: ClusterTask) -> bool:
-        """True where the worker has a nanny, which starts it again. Dask runs anew what else was
-        on it.
-        """
+    def _terminator(self, task: ClusterTask) -> Callable[[], object] | None:
+        # Where the worker has a nanny, which starts it again. Dask runs anew what else was on it.
         if task.handle is None or task.worker is None:
-            return False
+            return None
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        return bool(workers.get(task.worker, {}).get("nanny"))
+        if not workers.get(task.worker, {}).get("nanny"):
+            return None
+        # It takes seconds, which nobody has to wait for.
+        call = task.handle, task.worker
+        return threading.Thread(target=self._restart, args=call, daemon=True).start
 
-    def _terminate(self, handle: Any, worker: str | None) -> None:
+    def _restart(self, handle: Any, worker: str) -> None:
         handle.cancel()
-        # Takes seconds, which nobody has to wait for.
-        threading.Thread(target=self._restart, args=(worker,), daemon=True).start()
-
-    def _restart(self, worker: str) -> None:
         try:
             restarted = self._client.restart_workers([worker], raise_for_error=False)
             answer = restarted.get(worker)
@@ -190,11 +178,11 @@ def _identity(objective: SerializedObjective) -> SerializedObjective:
 
 
 def _run_and_report_start(
-    topic: str, key: str, function: Callable[..., object], *args: object, **keywords: object
+    topic: str, key: str, function: Callable[..., object], *args: object
 ) -> object:
     """Run a call in a Dask worker, and tell the driver that it has begun."""
     from distributed import get_worker
 
     worker = get_worker()
     worker.log_event(topic, (key, worker.address))
-    return function(*args, **keywords)
+    return function(*args)

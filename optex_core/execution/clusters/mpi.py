@@ -21,14 +21,7 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
         At most so many of them. In a script that was not started so, this many new processes are
         spawned, which not every MPI can do.
     **options
-        Passed to ``mpi4py.futures.MPIPoolExecutor``.
-
-    Returns
-    -------
-    concurrent.futures.Executor
-        An ``mpi4py.futures.MPIPoolExecutor``; ``with`` ends its work. A process that dies takes the
-        whole MPI job with it: for simulators that crash, run them as programs
-        (`optex_core.adapters.subprocess`), or use another executor.
+        Passed to ``mpi4py.futures.MPIPoolExecutor``, which is returned; ``with`` ends its work.
 
     Raises
     ------
@@ -36,6 +29,11 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
         Without the library ``mpi4py``, or without an MPI that it can load.
     CapabilityError
         In a script that was started without ``-m mpi4py.futures``.
+
+    Notes
+    -----
+    A process that dies takes the whole MPI job with it: run simulators that crash as programs
+    (`optex_core.adapters.subprocess`), or use another executor.
     """
     try:
         from mpi4py import MPI

@@ -17,7 +17,7 @@ from optex_core.execution.workers.serialization import SerializedObjective
 
 @reject_unknown_keywords
 def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
-    """Make ``workers`` of a Ray cluster.
+    """Make ``workers`` of a Ray cluster: a `concurrent.futures.Executor`.
 
     Parameters
     ----------
@@ -28,17 +28,10 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
     num_cpus : float, default 1
         Cores that one evaluation takes.
 
-    Returns
-    -------
-    RayExecutor
-        A `concurrent.futures.Executor`.
-
     Raises
     ------
-    MissingExtraError
-        Without the library ``ray``.
-    ArgumentError
-        There is no cluster at `address`.
+    MissingExtraError, ArgumentError
+        Without the library ``ray``, or without a cluster at `address`.
     """
     cores = positive("num_cpus", num_cpus)
     try:
@@ -88,7 +81,7 @@ class RayExecutor(ClusterExecutor):
                 if not task.mark_running():
                     continue
                 args = [self._by_reference(a) for a in task.args]
-                task.handle = self._remote.remote(task.function, task.keywords, *args)
+                task.handle = self._remote.remote(task.function, *args)
                 inner: Future[object] = task.handle.future()
                 self._running.add(inner)
                 inner.add_done_callback(partial(self._on_finished, task))
@@ -111,19 +104,14 @@ class RayExecutor(ClusterExecutor):
     def _store(self, objective: SerializedObjective) -> object:
         return self._ray.put(objective)
 
-    def _cancel(self, handle: object) -> None:
-        """Futures that Ray has are running: none is cancelled."""
-
-    def _can_terminate(self, task: ClusterTask) -> bool:
-        return task.handle is not None
-
-    def _terminate(self, handle: object, worker: str | None) -> None:
-        self._ray.cancel(handle, force=True)
+    def _terminator(self, task: ClusterTask) -> Callable[[], object] | None:
+        handle = task.handle
+        return None if handle is None else partial(self._ray.cancel, handle, force=True)
 
     def _disconnect(self) -> None:
         if self._owned:
             self._ray.shutdown()
 
 
-def _call(function: Callable[..., object], keywords: dict[str, object], *args: object) -> object:
-    return function(*args, **keywords)
+def _call(function: Callable[..., object], *args: object) -> object:
+    return function(*args)

@@ -15,7 +15,7 @@ from optex_core.execution.programs import runner
 from optex_core.execution.workers import serialization
 from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
-from optex_core.execution.workers.serialization import SerializedObjective, SerializedResult
+from optex_core.execution.workers.serialization import SerializedObjective
 from optex_core.execution.workers.shared_memory import SharedMemoryPool
 from optex_core.execution.workers.thread import ThreadWorker
 
@@ -76,9 +76,7 @@ class Workers:
         call = serialization.run_serialized, run, SerializedObjective(target)
         return cls(f"workers={type(executor).__name__}", executor, call, local=local)
 
-    def submit(
-        self, x: object, *rest: object, worker: int | None = None
-    ) -> Future[SerializedResult]:
+    def submit(self, x: object, *rest: object, worker: int | None = None) -> Future[Any]:
         """Start a call; on the worker of ours with that number, if one is given."""
         pin = {} if self.pool is None else {"worker": worker}
 

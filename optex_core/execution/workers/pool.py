@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -63,13 +64,13 @@ class PoolWorker(ABC):
         """
 
 
+@dataclass(eq=False, slots=True)
 class _Member:
     """A worker of the pool, and what it runs."""
 
-    def __init__(self, worker: PoolWorker) -> None:
-        self.worker = worker
-        self.ready = False
-        self.task: TaskFuture | None = None
+    worker: PoolWorker
+    ready: bool = False
+    task: TaskFuture | None = None
 
 
 class WorkerPool:
@@ -226,9 +227,8 @@ class WorkerPool:
                 return
             lost = None
             member.ready = not isinstance(future.exception(), BrokenExecutor)
-            if (
-                not member.ready
-            ):  # a task that waits for it is lost with it, so that somebody notices
+            if not member.ready:
+                # A task that waits for it is lost with it, so that somebody notices.
                 del self._members[number]
                 lost = next((t for t in self._waiting if t.worker in (None, number)), None)
                 if lost is not None:

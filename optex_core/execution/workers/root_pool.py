@@ -8,16 +8,16 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from functools import partial
 from typing import Any, TypeAlias
 
 from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.errors import ArgumentTypeError, ProtocolError, describe
+from optex_core.execution.workers.evaluation_workers import Workers
 from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import THREAD_LIMITS, WorkerProcess
-from optex_core.execution.workers.shared_memory import SharedMemoryPool, open_vector
+from optex_core.execution.workers.shared_memory import open_vector
 from optex_core.execution.workers.thread import ThreadWorker
 from optex_core.optimizers._kronecker.matrix_jobs import (
     MatrixJob,
@@ -56,10 +56,6 @@ class RootPool:
         Jobs that were sent off, and matrices that were computed in place because no worker gave
         them back.
 
-    Notes
-    -----
-    Every process uses one BLAS thread: two threads in each of two workers took 15 times as long.
-
     Examples
     --------
     >>> import numpy as np
@@ -83,24 +79,23 @@ class RootPool:
     @reject_unknown_keywords
     def __init__(self, workers: object = 1, *, shares: int | None = None) -> None:
         number = os.cpu_count() or 1
-        self._pool: WorkerPool | None = None
-        self._memory: SharedMemoryPool | None = None
+        executor, is_processes = workers, False
         if callable(getattr(workers, "submit", None)) and not isinstance(workers, type):
             number = getattr(workers, "_max_workers", number)
         elif isinstance(workers, str) and workers == "threads":
-            self._pool = WorkerPool(ThreadWorker, number)
+            executor = WorkerPool(ThreadWorker, number)
         elif isinstance(workers, (str, bool, type)) or not hasattr(workers, "__index__"):
             raise ArgumentTypeError(
                 "workers must be a number of processes, 'threads' or an executor, got "
                 f"{short_repr(workers)}"
             )
         else:
-            number = integer("workers", workers, low=1)
-            # Not what the environment says: two workers with all cores each are slower than one.
+            number, is_processes = integer("workers", workers, low=1), True
+            # Not what the environment says: two threads in each of two workers took 15 times as
+            # long as one.
             environment = dict.fromkeys(THREAD_LIMITS, "1")
-            self._pool = WorkerPool(lambda: WorkerProcess(environment=environment), number)
-            self._memory = SharedMemoryPool()
-        self._executor: Any = workers if self._pool is None else self._pool
+            executor = WorkerPool(lambda: WorkerProcess(environment=environment), number)
+        self._workers = Workers("RootPool", executor, (solve_part,), local=is_processes)
         self._shares = number if shares is None else integer("shares", shares, low=1)
         self._lock = threading.Lock()
         self._closed = False
@@ -156,10 +151,7 @@ class RootPool:
         with self._lock:
             self._closed = True
             self._jobs.clear()
-        if self._pool is not None:
-            self._pool.close()
-        if self._memory is not None:
-            self._memory.close()
+        self._workers.close()
 
     def __enter__(self) -> RootPool:
         return self
@@ -171,9 +163,8 @@ class RootPool:
         """Future of a part; None where the executor takes no work."""
         items = [(item.n, item.p) for item in part.items]
         call = part.packed, items, part.ridge, part.tolerance, part.solver
-        submit: Callable[..., Future[Any]] = partial(self._executor.submit, solve_part)
         try:
-            return submit(*call) if self._memory is None else self._memory.send(submit, *call)
+            return self._workers.submit(*call)
         except (RuntimeError, OSError) as error:  # RuntimeError: it is broken or closed
             logger.warning("root pool: %s; roots are computed in place", _first_line(error))
             return None
