@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from itertools import pairwise
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import optex_core
-from optex_core.bench import BENCHES
+from optex_core.bench import get_case
 from optex_core.bench._committed import RESULTS, blocks, committed, with_blocks
 from optex_core.bench._runner import choose
 from optex_core.bench.lbfgs import SHARES, summarize
-from optex_core.bench.studies.page import results
+from optex_core.bench.studies.report import results
 from optex_core.errors import CheckpointError
 from optex_core.problems import get_problem
 
@@ -132,13 +131,13 @@ def test_the_commands_that_are_named_exist(
     case: str, options: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        BENCHES[case](["--help"])
+        get_case(case).main(["--help"])
     known = capsys.readouterr().out
     for option, value in pairwise([*shlex.split(options), ""]):
         if option.startswith("-"):
             assert re.search(rf"(?m)^ +(-\w.*)?{option}\b", known), option
         if option == "--parts":
-            choose("part", value, importlib.import_module(f"optex_core.bench.{case}").PARTS)
+            choose("part", value, get_case(case).PARTS)
 
 
 def test_commands_are_found() -> None:

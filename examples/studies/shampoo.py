@@ -5,29 +5,16 @@ Run: python examples/studies/shampoo.py [--quick|--full]
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import optex_core as ox
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import say
 from optex_core.bench._tables import short
 from optex_core.bench.shampoo.tasks import TASKS
-from optex_core.bench.shampoo.tuning import (
-    EVERY,
-    INTERVAL,
-    SETTINGS,
-    compared,
-    seconds,
-    trained,
-    tried,
-)
+from optex_core.bench.shampoo.tuning import EVERY, SETTINGS, compared, seconds
 from optex_core.bench.studies.study import Findings, Study, Table, run_study
 from optex_core.engine.plots import COLOURS
 
@@ -36,9 +23,7 @@ and the processor time of a step beside it, on one thread: three tasks of `optex
 shampoo`. Every optimizer is tuned on the same number of settings: at each of six rates four of what
 matters most to it beside the rate. Counted is the mean over the seeds, of the one setting that
 reaches the goals of all of them soonest."""
-#: What SOAP is tried with at every rate, as the benchmark tries two values of two settings.
-SOAPS = [{"b1": b1, "b2": b2} for b1 in (0.8, 0.9) for b2 in (0.9, 0.95)]
-KINDS = (*SETTINGS, "SOAP")
+KINDS = tuple(SETTINGS)
 #: mode -> (tasks, rates, seeds, repeats of the timing)
 EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
     "quick": (("ill_conditioned",), (0.1, 1.0), 1, 1),
@@ -54,64 +39,11 @@ EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
 
 def measure(mode: str, store: Store) -> Findings:
     names, rates, seeds, repeats = EXTENTS[mode]
-    tried(names, seeds, rates, store, say)
-    tasks = {name: compared(name, seeds, rates, store) for name in names}
-    times = store.compute("seconds", lambda: seconds(names, repeats, say))
-    for name, one in tasks.items():
-        one["SOAP"] = soap(name, one["goals"], rates, seeds, store)
-        times[name]["SOAP"] = store.compute(
-            f"{name}/SOAP/seconds",
-            lambda name=name: {"s": soap_seconds(name)},  # type: ignore[misc]
-        )["s"]
+    tasks = {name: compared(name, seeds, rates, store, KINDS) for name in names}
+    times = store.compute("seconds", lambda: seconds(names, repeats, KINDS))
     return Findings(
         [table(tasks, times)], losses=losses(tasks, times), figures={"tasks": tasks, "ms": times}
     )
-
-
-def soap(
-    name: str, goals: Sequence[Sequence[float]], rates: Sequence[float], seeds: int, store: Store
-) -> dict[str, Any]:
-    """Steps of SOAP to the goals of `compared`, in its form."""
-    _, steps, make = TASKS[name]
-    tried = []
-    for rate, setting in product(rates, SOAPS):
-        curves = []
-        for seed in range(seeds):
-
-            def run(rate: float = rate, setting: Any = setting, seed: int = seed) -> dict[str, Any]:
-                task = make(seed)
-                rule = ox.SOAP(rate, task.shapes, interval=INTERVAL, **task.settings, **setting)
-                curve = trained(task, rule, steps)
-                return {"curve": [v if math.isfinite(v) else None for v in curve]}
-
-            key = f"{name}/SOAP/{rate:.6g}/{setting['b1']}/{setting['b2']}/{seed}"
-            cell = store.compute(key, run)["curve"]
-            curves.append([math.inf if v is None else v for v in cell])
-        tried.append((rate, curves))
-    found: dict[str, Any] = {"reached": [], "edge": [], "curves": []}
-    for each in goals:
-        counts = []
-        for rate, curves in tried:
-            hits = [np.flatnonzero(np.array(c) <= g) for c, g in zip(curves, each, strict=True)]
-            steps_each = [EVERY * int(h[0]) if len(h) else math.inf for h in hits]
-            counts.append((float(np.mean(steps_each)), rate, curves))
-        count, rate, curves = min(counts, key=lambda one: one[0])
-        found["reached"].append(count if math.isfinite(count) else None)
-        found["edge"].append(rate in (rates[0], rates[-1]))
-        found["curves"] = [[v if math.isfinite(v) else None for v in c] for c in curves]
-    return found
-
-
-def soap_seconds(name: str) -> float:
-    """Processor seconds of a step of SOAP with its gradient: the median of whole intervals."""
-    task = TASKS[name][2](0)
-    rule = ox.SOAP(1e-3, task.shapes, interval=INTERVAL, **task.settings)
-    x, state, times = task.start, rule.init(task.start), []
-    for t in range(10 * INTERVAL):
-        if t % INTERVAL == 0:
-            times.append(time.process_time())
-        x, state = rule.step(x, task.gradient(x, t)[1], state)
-    return float(np.median(np.diff(times[1:]))) / INTERVAL
 
 
 def table(tasks: Mapping[str, Any], times: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from optex_core.bench.lbfgs import report as lbfgs_report
 from optex_core.bench.overhead.lookahead import table as lookahead_table
 from optex_core.bench.shampoo.losses import losses_table
 from optex_core.bench.shampoo.tuning import seconds_table, steps_table
-from optex_core.bench.studies.page import losses
+from optex_core.bench.studies.report import losses
 from optex_core.errors import CheckpointError
 
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -1,6 +1,4 @@
-"""Finished cells in a file, one line of JSON each, so that a long benchmark can be stopped and
-started again.
-"""
+"""Finished cells in a file, one line of JSON each: a long benchmark can be stopped and goes on."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import optex_core
-from optex_core.bench._runner import Row, say
+from optex_core.bench._runner import Row, as_json, say
 from optex_core.errors import CheckpointError
 
 #: What cannot change a figure.
-_NO_PART = ("cli", "testing", "plots.py")
+_NO_PART = ("cli", "testing")
 
 
 def digest(others: Iterable[Path] = ()) -> str:
@@ -52,16 +50,16 @@ class Store:
         # Rewritten, so that neither cells of other code nor a cut line stay; renamed, so that a
         # kill now loses nothing.
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(
-            "".join(self._line(key, cell) for key, cell in self.cells.items()), encoding="utf-8"
-        )
+        lines = (self._line(key, cell) for key, cell in self.cells.items())
+        temporary.write_text("".join(lines), encoding="utf-8")
         os.replace(temporary, path)
 
-    def add(self, key: str, cell: Row) -> None:
-        """Keep a finished cell."""
-        self.cells[key] = cell
+    def add(self, key: str, cell: Row) -> Row:
+        """Keep a finished cell, as JSON has it."""
+        self.cells[key] = as_json(cell)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(self._line(key, cell))
+            file.write(self._line(key, self.cells[key]))
+        return self.cells[key]
 
     def compute(self, key: str, run: Callable[[], Row]) -> Row:
         """The cell of `key`: `run` makes it where there is none yet."""

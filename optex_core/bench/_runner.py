@@ -1,22 +1,28 @@
-"""The runner of all benchmark cases: options, folder, table, JSON and figure."""
+"""The runner of all benchmark cases: options, progress, folder, tables, JSON and figure."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-import scipy
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import optex_core
+from optex_core.engine.plots import new_figure
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
 #: What a case writes as JSON: one measurement, or a table of them.
 Row: TypeAlias = dict[str, Any]
 
@@ -33,7 +39,7 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """A parser with the options that cases share, described by `doc` and the `examples` below them.
 
-    Without `parts`, `quick` and `full`, which are help texts, there are no such options; `prog` is
+    `quick` and `full` are help texts; ``args.mode`` is one of these words or "default". `prog` is
     the command where it is not that of `optex-core bench`.
     """
     parser = argparse.ArgumentParser(
@@ -43,28 +49,23 @@ def make_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     extent = parser.add_mutually_exclusive_group()
-    if quick:
-        extent.add_argument("--quick", action="store_true", help=quick)
-    if full:
-        extent.add_argument("--full", action="store_true", help=full)
+    for mode, text in (("quick", quick), ("full", full)):
+        if text:
+            extent.add_argument(
+                f"--{mode}", dest="mode", action="store_const", const=mode, help=text
+            )
+    parser.set_defaults(mode="default")
     if parts:
         parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(parts)}")
     parser.add_argument(
-        "--output", metavar="DIR", help=f"where to save (default optex-runs/{case}...)"
+        "--output", metavar="DIR", help=f"where to save (default optex-runs/{case})"
     )
     return parser
 
 
-def mode_of(args: argparse.Namespace) -> str:
-    """ "quick", "full" or "default"."""
-    modes = [name for name in ("quick", "full") if getattr(args, name, False)]
-    return modes[0] if modes else "default"
-
-
 def output_folder(case: str, args: argparse.Namespace) -> Path:
     """The folder of a run, made when the first file is saved."""
-    mode = mode_of(args)
-    name = case if mode == "default" else f"{case}-{mode}"
+    name = case if args.mode == "default" else f"{case}-{args.mode}"
     return Path(args.output) if args.output else Path("optex-runs", name)
 
 
@@ -104,13 +105,33 @@ def say(text: str, end: str = "\n") -> None:
     print(text, end=end, file=sys.stderr, flush=True)
 
 
+def numbered(items: Sequence[T]) -> Iterator[tuple[str, T]]:
+    """Each item with how far the benchmark is: "[3/40, 12 s]"."""
+    begin = time.perf_counter()
+    for number, item in enumerate(items, 1):
+        yield f"[{number}/{len(items)}, {time.perf_counter() - begin:.0f} s]", item
+
+
+def as_json(value: object) -> Any:
+    """`value` as JSON: records as dicts, arrays as lists, null for numbers that are not finite."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): as_json(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(one) for one in value]
+    if hasattr(value, "tolist"):
+        return as_json(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def machine() -> dict[str, object]:
     """What the figures were measured on; the load is the system's mean of the last 15 minutes."""
     load = getattr(os, "getloadavg", None)  # Windows has none
     return {
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
         "cores": os.cpu_count(),
         "load": None if load is None else round(load()[2], 1),
         "system": platform.platform(),
@@ -122,39 +143,26 @@ def finish(
     folder: Path,
     text: str,
     document: Mapping[str, object],
-    draw: Callable[[Path], None] | None = None,
+    draw: Callable[[Figure], None] | None = None,
 ) -> int:
-    """Save the tables `text`, the JSON file `document`, whose numbers that are not finite become
-    null, and the figure of ``draw(path)``; print the tables; the exit status 0.
+    """Save the tables `text`, the JSON file `document` and the figure that `draw` fills; print the
+    tables; the exit status 0.
     """
     header = {
-        "format": f"optex_core {case}",
-        "version": optex_core.__version__,
-        "machine": machine(),
-    }
-    whole = json.dumps(_finite({**header, **document}), indent=1, allow_nan=False)
+        "format": f"optex_core {case}", "version": optex_core.__version__, "machine": machine(),
+    }  # fmt: skip
+    whole = json.dumps(as_json({**header, **document}), indent=1, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{case}.txt").write_text(text, encoding="utf-8")
     (folder / f"{case}.json").write_text(whole + "\n", encoding="utf-8")
     print(text)
     if draw is not None:
         try:
-            draw(folder / f"{case}.png")
+            figure = new_figure(11.0, 5.0)
+            draw(figure)
+            figure.savefig(folder / f"{case}.png", dpi=100)
         except MissingExtraError as error:
             # The figures are measured and saved: only their picture is missing.
             print(f"no picture: {error}", file=sys.stderr)
     print(f"saved in {folder}")
     return 0
-
-
-def _finite(part: object) -> object:
-    """`part` as JSON, which has no nan."""
-    if isinstance(part, Mapping):
-        return {str(name): _finite(value) for name, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return [_finite(value) for value in part]
-    if isinstance(part, (float, np.floating)):
-        return float(part) if np.isfinite(part) else None
-    if isinstance(part, np.integer):
-        return int(part)
-    return part

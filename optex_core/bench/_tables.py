@@ -1,9 +1,12 @@
-"""Plain-text tables of the benchmark cases."""
+"""Plain-text tables of the benchmark cases, and what they count."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -18,9 +21,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
             for i, (c, w) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
 
-    return "\n".join(
-        (line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows))
-    )
+    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])
 
 
 def short(value: float | None) -> str:
@@ -28,3 +29,9 @@ def short(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.0f}" if 100 <= abs(value) < 100_000 else f"{value:.3g}"
+
+
+def first_hit(values: ArrayLike, goal: float) -> int | None:
+    """The first entry that is at most `goal`; None if there is none."""
+    hits = np.flatnonzero(np.asarray(values) <= goal)  # comparisons with nan are False
+    return int(hits[0]) if len(hits) else None

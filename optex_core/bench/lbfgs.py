@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from statistics import geometric_mean
 
 import numpy as np
 
 from optex_core.bench._lbfgsb import NAME, run_lbfgsb
-from optex_core.bench._runner import Row, finish, make_parser, mode_of, numbers, output_folder, say
-from optex_core.bench._tables import columns, short
+from optex_core.bench._runner import (
+    Row,
+    finish,
+    make_parser,
+    numbered,
+    numbers,
+    output_folder,
+    say,
+)
+from optex_core.bench._tables import columns, first_hit, short
 from optex_core.engine.optex import OptEx
 from optex_core.errors import EvaluationError
 from optex_core.problems import get_problem
@@ -65,14 +74,12 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("lbfgs", __doc__, EXAMPLES, quick="four problems, N = 4")
     parser.add_argument("-N", "--parallelism", metavar="N,...", help="default 1,4,8,16")
     args = parser.parse_args(argv)
-    quick = mode_of(args) == "quick"
-    chosen = PROBLEMS[:8:2] if quick else PROBLEMS
+    quick = args.mode == "quick"
     N = numbers("-N", args.parallelism or ("4" if quick else "1,4,8,16"))
     rows = []
-    for i, (name, settings, held) in enumerate(chosen, 1):
-        row = measure(name, settings, N)
-        rows.append({**row, "held_out": held})
-        say(f"[{i}/{len(chosen)}] {row['title']}: {row['rounds']}")
+    for progress, (name, settings, held) in numbered(PROBLEMS[:8:2] if quick else PROBLEMS):
+        rows.append({**measure(name, settings, N), "held_out": held})
+        say(f"{progress} {rows[-1]['title']}: {rows[-1]['rounds']}")
     return finish("lbfgs", output_folder("lbfgs", args), report(rows), {"rows": rows})
 
 
@@ -85,15 +92,19 @@ def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
     own = time.perf_counter() - begin - float(np.sum(trace.seconds))
     values = np.minimum.accumulate(np.where(np.isfinite(trace.value), trace.value, np.inf))
     goals = [float(values[-1] + share * (values[0] - values[-1])) for share in SHARES]
-    theirs = [_first(values, goal) for goal in goals]
+    theirs = [first_hit(values, goal) for goal in goals]
     cap = 3 * max(k for k in theirs if k is not None) + 30
     runs = {str(n): _run(problem, x0, n, goals, min(cap, 1000)) for n in parallelism}
-    title = f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})"
-    found: Row = {"title": title, "d": len(x0), "lbfgsb": theirs}
-    found |= {"lbfgsb_own_ms": 1e3 * own / len(values)}
-    for i, key in enumerate(("rounds", "gradients", "own_ms")):
-        found[key] = {n: run[i] for n, run in runs.items()}
-    return found
+    return {
+        "title": f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})",
+        "d": len(x0),
+        "lbfgsb": theirs,
+        "lbfgsb_own_ms": 1e3 * own / len(values),
+        **{
+            key: {n: run[i] for n, run in runs.items()}
+            for i, key in enumerate(("rounds", "gradients", "own_ms"))
+        },
+    }
 
 
 def _run(
@@ -115,18 +126,9 @@ def _run(
             engine.tell(c.id, value=value, gradient=gradient)
         lowest.append(lowest[-1])
         gradients.append(engine.state.njev)
-    hits = [_first(np.array(lowest), goal) for goal in goals]
-    own = 1e3 * (time.perf_counter() - begin - inside) / len(lowest)
-    return (
-        hits,
-        [None if k is None else gradients[min(k + 1, len(gradients) - 1)] for k in hits],
-        own,
-    )
-
-
-def _first(values: np.ndarray, goal: float) -> int | None:
-    hits = np.flatnonzero(values <= goal)
-    return int(hits[0]) if len(hits) else None
+    hits = [first_hit(lowest, goal) for goal in goals]
+    spent = [None if k is None else gradients[min(k + 1, len(gradients) - 1)] for k in hits]
+    return hits, spent, 1e3 * (time.perf_counter() - begin - inside) / len(lowest)
 
 
 def ratios(row: Row, N: int) -> list[float]:
@@ -150,34 +152,32 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
         "held out": [row for row in rows if row["held_out"]],
         "no quadratics": [r for r in rows if not r["title"].startswith(("quad", "sphere"))],
     }
-    found: dict[str, Row] = {}
-    for label, chosen in sets.items():
-        if not chosen:
-            continue
-        found[label] = {
+    return {
+        label: {
             "goals": len(chosen) * len(SHARES),
             "lbfgsb_reached": sum(k is not None for row in chosen for k in row["lbfgsb"]),
             "lbfgsb_own_ms": float(np.median([row["lbfgsb_own_ms"] for row in chosen])),
             "at": {int(N): _summarized(chosen, int(N)) for N in chosen[0]["rounds"]},
         }
-    return found
+        for label, chosen in sets.items()
+        if chosen
+    }
 
 
 def _summarized(rows: Sequence[Row], N: int) -> Row:
-    each = np.array([np.exp(np.mean(np.log(ratios(row, N)))) for row in rows])
-    more = [
-        np.log(mine / (theirs + 1))
-        for row in rows
-        for theirs, mine in zip(row["lbfgsb"], row["gradients"][str(N)], strict=True)
-        if mine is not None and theirs is not None
+    each = [geometric_mean(ratios(row, N)) for row in rows]
+    pairs = [
+        pair for row in rows for pair in zip(row["lbfgsb"], row["gradients"][str(N)], strict=True)
     ]
     return {
-        "mean": float(np.exp(np.mean(np.log(each)))),
+        "mean": geometric_mean(each),
         "median": float(np.median(each)),
-        "worst": float(each.min()),
+        "worst": min(each),
         "worst_problem": rows[int(np.argmin(each))]["title"],
         "reached": sum(k is not None for row in rows for k in row["rounds"][str(N)]),
-        "gradients": float(np.exp(np.mean(more))),
+        "gradients": geometric_mean(
+            mine / (theirs + 1) for theirs, mine in pairs if None not in (theirs, mine)
+        ),
         "own_ms": float(np.median([row["own_ms"][str(N)] for row in rows])),
     }
 
@@ -190,37 +190,27 @@ def report(rows: Sequence[Row]) -> str:
         [
             row["title"] + (" *" if row["held_out"] else ""),
             str(row["d"]),
-            _shown(row["lbfgsb"]),
-            *(_shown(row["rounds"][str(N)]) for N in parallelism),
+            *(
+                ", ".join("-" if k is None else str(k) for k in rounds)
+                for rounds in (row["lbfgsb"], *(row["rounds"][str(N)] for N in parallelism))
+            ),
         ]
         for row in rows
     ]
-    texts = [f"Rounds to {SHARES} of the drop (*: held out)\n\n{columns(head, lines)}"]
+    single = f"Rounds to {SHARES} of the drop (*: held out)\n\n{columns(head, lines)}"
     head = ["", "N", "geometric mean", "median", "worst", "goals", "gradients", "own ms"]
     lines = []
     for label, one in summarize(rows).items():
-        own, goals = short(one["lbfgsb_own_ms"]), one["goals"]
-        lines.append([label, NAME, "1", "1", "", f"{one['lbfgsb_reached']} of {goals}", "1", own])
+        own, of = short(one["lbfgsb_own_ms"]), f"of {one['goals']}"
+        lines.append([label, NAME, "1", "1", "", f"{one['lbfgsb_reached']} {of}", "1", own])
         for N, found in one["at"].items():
-            lines.append(
-                [
-                    label,
-                    str(N),
-                    short(found["mean"]),
-                    short(found["median"]),
-                    f"{short(found['worst'])} {found['worst_problem']}",
-                    f"{found['reached']} of {goals}",
-                    short(found["gradients"]),
-                    short(found["own_ms"]),
-                ]
+            worst, reached = f"{short(found['worst'])} {found['worst_problem']}", found["reached"]
+            mean, middle, gradients, own = (
+                short(found[key]) for key in ("mean", "median", "gradients", "own_ms")
             )
-    texts.append(
+            lines.append([label, str(N), mean, middle, worst, f"{reached} {of}", gradients, own])
+    together = (
         "L-BFGS-B's evaluations over rounds (a missed goal counts 0.2), gradients over"
         " L-BFGS-B's,\nown work of a round (median over the problems)\n\n"
-        + columns(head, lines, left=(0, 4))
     )
-    return "\n\n\n".join(texts) + "\n"
-
-
-def _shown(rounds: Sequence[int | None]) -> str:
-    return ", ".join("-" if k is None else str(k) for k in rounds)
+    return f"{single}\n\n\n{together}{columns(head, lines, left=(0, 4))}\n"

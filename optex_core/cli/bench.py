@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.resources import files
 
-from optex_core.bench import BENCHES
+from optex_core.bench import case_names, get_case
 
 SUMMARY = "run a benchmark"
 EXAMPLES = """  optex-core bench                        list the cases
@@ -29,10 +29,9 @@ def run(args: argparse.Namespace) -> int:
         print(files("optex_core.bench").joinpath("RESULTS.md").read_text(encoding="utf-8"))
         return 0
     if args.case is None:
-        width = max((len(name) for name in BENCHES), default=0)
-        print(
-            "\n".join(f"{name:<{width}}  {BENCHES.summary(name)}" for name in BENCHES)
-            or "there are no benchmarks"
-        )
+        width = max(map(len, case_names()))
+        for name in case_names():
+            first = (get_case(name).__doc__ or "").strip().partition("\n")[0]
+            print(f"{name:<{width}}  {first}")
         return 0
-    return BENCHES[args.case](args.options)
+    return int(get_case(args.case).main(args.options))

@@ -5,11 +5,11 @@ itself, can it run in threads and processes.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from optex_core.bench._runner import as_json
 from optex_core.cli import problem_source
 from optex_core.cli.problem_source import function_at, get_problem_source
 
@@ -111,21 +111,9 @@ def run(args: argparse.Namespace) -> int:
     print(report)
     if args.json:
         Path(args.json).write_text(
-            json.dumps({"name": source.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n",
+            json.dumps({"name": source.name, "ok": report.ok, **as_json(report)}, indent=1) + "\n",
             encoding="utf-8",
         )
     if args.plot:
         gradient.plot(args.plot)
     return 0 if report.ok else 1
-
-
-def _plain(value: object) -> Any:
-    """Records as JSON."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    # JSON has no nan and no infinity.
-    return value if not isinstance(value, float) or abs(value) < float("inf") else None

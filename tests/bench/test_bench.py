@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optex_core.bench import BENCHES
+from optex_core.bench import case_names
 from optex_core.bench import efficiency as module
 from optex_core.bench._result_store import Store
-from optex_core.bench._tables import columns, short
+from optex_core.bench._tables import columns, first_hit, short
 from optex_core.bench.efficiency import Extent, main, measure, plan
-from optex_core.bench.efficiency.cells import LBFGSB, Cell, Laboratory
-from optex_core.bench.efficiency.curves import (
+from optex_core.bench.efficiency.cells import (
+    LBFGSB,
+    Cell,
+    Laboratory,
     envelope,
-    first_hit,
-    geometric_mean,
     goals,
     not_slower,
     speed_up,
@@ -104,11 +104,6 @@ class TestCurves:
             [np.array([5.0, 4.0, 3.0, 2.0]), np.array([5.0, 1.5, np.inf, NAN]), np.array([5.0])], 3
         )
         assert found.tolist() == [5.0, 1.5, 1.5, 1.5]
-
-    def test_geometric_mean(self) -> None:
-        # rounding of log and exp
-        assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0, rel=1e-15)
-        assert math.isnan(geometric_mean([]))
 
 
 def speed(case: str, speed_ups: list[float | None], **more: Any) -> dict[str, Any]:
@@ -232,7 +227,6 @@ EXTENT = Extent(
     (2,),
     levels=(1.0,),
     seeds=2,
-    every=(1, 4),
 )
 
 
@@ -248,9 +242,9 @@ class TestCells:
         path, cells = measured
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert [line["key"] for line in lines] == [cell.key for cell in plan(EXTENT, tiny())]
-        # 2 cases x (sequential, L-BFGS-B, 3 others), the same three tuned, auto searched in 2 ways,
-        # 1 noisy case x 2 seeds x 4.
-        assert len(cells) == len(lines) == 2 * 5 + 2 * 3 + 2 * 2 + 8
+        # 2 cases x (sequential, L-BFGS-B, 3 others), the same three tuned, 1 noisy case x 2 seeds
+        # x 4.
+        assert len(cells) == len(lines) == 2 * 5 + 2 * 3 + 8
 
     def test_known_speed_ups(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
         found = {(c["case"], c["strategy"]): c for c in measured[1] if c["part"] == "given"}
@@ -298,26 +292,28 @@ class TestCells:
     ) -> None:
         cells = measured[1]
         text = report(cells, tiny())
-        for expected in (
-            "a bowl",
-            "a valley",
-            "auto, N = 2, every 4",
-            "a bowl, noise 1",
-            LBFGSB,
-        ):
+        for expected in ("a bowl", "a valley", "a bowl, noise 1", LBFGSB):
             assert expected in text
         summary = summarize(cells)
-        assert set(summary) == {"given", "best", "every", "noise"}
+        assert set(summary) == {"given", "best", "noise"}
         assert summary["given"]["N=2"]["target"]["over_target"] == pytest.approx(1.0, rel=1e-14)
         assert summary["given"]["N=2"]["sequential"]["slower"] == []
 
     def test_picture(self, measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
         if importlib.util.find_spec("matplotlib") is None:
             pytest.skip("matplotlib is not installed")
+        from matplotlib.figure import Figure
+
         from optex_core.bench.efficiency.plot import draw_efficiency
 
-        draw_efficiency(measured[1], tiny(), tmp_path / "e.png")
-        assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+        figure = Figure()
+        draw_efficiency(measured[1], tiny(), figure)
+        titles = [axes.get_title() for axes in figure.axes]
+        assert len(titles) == 3
+        assert "N = 2, each at its best rate" in titles[1]
+        shown = [text.get_text() for text in figure.axes[0].texts]
+        assert shown.count("1.0") >= 4  # sequential and data_parallel, on both
+        figure.savefig(tmp_path / "e.png")
 
 
 class TestStore:
@@ -365,13 +361,13 @@ class TestStore:
 
 class TestDoor:
     def test_it_is_listed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "efficiency" in BENCHES
+        assert "efficiency" in case_names()
         assert command(["bench"]) == 0
         lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
         assert {name: text.startswith("Rounds to the same value") for name, text in lines}[
             "efficiency"
         ]
-        assert {name for name, _ in lines} >= set(BENCHES)
+        assert {name for name, _ in lines} >= set(case_names())
 
     def test_a_run_leaves_its_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -414,7 +410,7 @@ class TestDoor:
             (["--strategies", "autom"], "unknown strategy"),
             (["--parts", "gift"], "unknown part"),
             (["-N", "1"], "whole numbers from 2 on"),
-            (["--every", "a"], "--every takes whole numbers"),
+            (["-N", "a"], "-N takes whole numbers"),
         ],
     )
     def test_options_that_cannot_work(

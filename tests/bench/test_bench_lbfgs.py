@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 
-from optex_core.bench import BENCHES, lbfgs
+from optex_core.bench import lbfgs
 
 
 def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     few = (("beale", {}, False), ("rosenbrock", {"d": 4}, True))
     monkeypatch.setattr(lbfgs, "PROBLEMS", few)
-    assert BENCHES["lbfgs"](["-N", "1,4", "--output", str(tmp_path)]) == 0
+    assert lbfgs.main(["-N", "1,4", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     document = json.loads((tmp_path / "lbfgs.json").read_text())
     assert [row["title"] for row in document["rows"]] == ["beale()", "rosenbrock(d=4)"]

@@ -6,10 +6,8 @@ import json
 
 import pytest
 
-from optex_core.bench.overhead import main, run
+from optex_core.bench.overhead import main, plan, report, run
 from optex_core.bench.overhead.cell import PHASES, Cell, allowed_bytes, floor_bytes
-from optex_core.bench.overhead.plan import plan
-from optex_core.bench.overhead.tables import report
 from optex_core.errors import ArgumentError
 
 D, T0, N = 1000, 20, 5
@@ -35,19 +33,6 @@ def test_parameter_rows_cost_nothing_with_kernel_dims() -> None:
         Cell("numba", D, T0, N, kernel_dims=10), predicted=5, replayed=1, slots=2, affine=False
     )
     assert (moved["predict"], moved["record"]) == (4 * (ROWS + 28 * D), 0.0)
-
-
-def test_the_likelihood_reads_the_gradients_of_all_rows() -> None:
-    assert (
-        floor_bytes(
-            Cell("numba", D, T0, N, tune="likelihood"),
-            predicted=5,
-            replayed=1,
-            slots=2,
-            affine=False,
-        )["record"]
-        == 2 * ROWS
-    )
 
 
 def test_the_floor_of_a_replay() -> None:

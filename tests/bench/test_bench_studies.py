@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import optex_core
-from optex_core.bench import BENCHES
+from optex_core.bench import studies
 from optex_core.bench._result_store import Store
 from optex_core.bench.studies import study_names
 from optex_core.bench.studies.comparison import (
@@ -31,10 +31,11 @@ from optex_core.bench.studies.comparison import (
     compare,
     minimized,
 )
-from optex_core.bench.studies.page import page, results
 from optex_core.bench.studies.report import (
     losers,
     median,
+    page,
+    results,
     rounds_table,
     spread,
 )
@@ -247,7 +248,7 @@ def test_the_command_runs_the_scripts(monkeypatch):
         return subprocess.CompletedProcess(arguments, 3 if "synthetic" in arguments[1] else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert BENCHES["studies"](["--studies", "synthetic,estimation_error", "--quick"]) == 3
+    assert studies.main(["--studies", "synthetic,estimation_error", "--quick"]) == 3
     assert [Path(arguments[1]).name for arguments in called] == [
         "synthetic.py",
         "estimation_error.py",

@@ -17,7 +17,7 @@ from fresh_python import python
 
 import optex_core as ox
 import optex_core.bench
-from optex_core.bench import BENCHES
+from optex_core.bench import case_names, get_case
 from optex_core.cli import main
 from optex_core.cli.app import COMMANDS
 from optex_core.cli.baseline import BaselineRow, common_value, comparison
@@ -341,15 +341,14 @@ def test_check_of_separate_and_of_vectorized_functions(
 
 def test_bench_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("bench") == 0
-    said = capsys.readouterr().out
-    for name in BENCHES:
-        assert name in said
-        assert BENCHES.summary(name)
-        assert callable(BENCHES[name])
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in lines] == case_names()
+    assert all(text[:1].isupper() for _, text in lines)
+    assert all(callable(get_case(name).main) for name in case_names())
 
 
 def test_bench_hands_everything_to_the_case(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A case is one new file in the folder.
     (tmp_path / "echo_case.py").write_text(
@@ -358,8 +357,9 @@ def test_bench_hands_everything_to_the_case(
     (tmp_path / "_shared.py").write_text("")
     monkeypatch.setattr("optex_core.bench.__path__", [*optex_core.bench.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "optex_core.bench.echo_case", raising=False)
-    assert BENCHES.summary("echo_case") == "Returns how many options it got."
-    assert "_shared" not in BENCHES
+    assert "_shared" not in case_names()
+    assert command("bench") == 0
+    assert "echo_case   Returns how many options it got.\n" in capsys.readouterr().out
     assert command("bench", "echo_case") == 0
     assert command("bench", "echo_case", "--help", "-n", "3", "word") == 4
     monkeypatch.delitem(sys.modules, "optex_core.bench.echo_case")

@@ -7,28 +7,41 @@ tables); the study ``dpsgd`` draws them.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
 
-from optex_core.bench._runner import choose, finish, make_parser, mode_of, output_folder, say
+from optex_core.bench._runner import Row, choose, finish, make_parser, output_folder, say
 from optex_core.bench._tables import columns
-from optex_core.bench.async_sgd.measurements import (
-    Row,
-    computing,
-    losses,
-    rates,
-    sleeping,
-    slopes,
-)
+from optex_core.bench.async_sgd.measurements import computing, losses, rates, sleeping, slopes
 from optex_core.bench.async_sgd.peer import against_scikit_learn
 
-PARTS = ("sleeping", "computing", "loss", "rate", "peer")
-EXAMPLES = """  optex-core bench async_sgd             about two minutes on two cores
-  optex-core bench async_sgd --quick     a first look, about 20 seconds
-  optex-core bench async_sgd --full      to 16 workers, longer runs, more seeds; some four minutes
-  optex-core bench async_sgd --parts sleeping,rate"""
-
+#: Part -> what measures it, and the title of its table.
+PARTS: dict[str, tuple[Callable[..., list[Row]], str]] = {
+    "sleeping": (
+        sleeping,
+        "Gradients that sleep 0.1 s, one to a push: throughput over N times one (reach: 0.95)",
+    ),
+    "computing": (
+        computing,
+        "Compiled gradients, two cores against one (reach: 1.7 where the machine gives 2)",
+    ),
+    "loss": (
+        losses,
+        "Sparse logistic regression, same number of gradients: loss against serial (reach: 2 % "
+        "below the cap)",
+    ),
+    "rate": (
+        rates,
+        "Non-convex: mean |grad f|^2 at the suggested step, our bound beside it (nan: its "
+        "condition exceeds 1)",
+    ),
+    "peer": (
+        against_scikit_learn,
+        "Sparse logistic regression, 1e5 rows of 40 entries, d = 2e4, six epochs: training loss, "
+        "and scikit-learn's seconds over the method's",
+    ),
+}
+_BURSTS = ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40))
 #: Mode -> part -> what it is called with.
 EXTENTS: dict[str, dict[str, Row]] = {
     "quick": {
@@ -39,139 +52,76 @@ EXTENTS: dict[str, dict[str, Row]] = {
         "peer": {"steps": (1.0, 2.0), "seeds": (1,), "n": 20_000},
     },
     "default": {
-        "sleeping": {"numbers": (2, 4, 8, 16), "engines": ("threads", "processes")},
+        "sleeping": {"numbers": (2, 4, 8, 16)},
         "computing": {},
         "loss": {"numbers": (1, 2, 4, 8, 16), "cores": (1, 2)},
-        "rate": {
-            "lengths": (500, 2000, 8000),
-            "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
-        },
+        "rate": {"lengths": (500, 2000, 8000), "settings": _BURSTS},
         "peer": {},
     },
     "full": {
-        "sleeping": {
-            "numbers": (1, 2, 4, 8, 16),
-            "engines": ("threads", "processes"),
-            "pushes": 60,
-        },
+        "sleeping": {"numbers": (1, 2, 4, 8, 16), "pushes": 60},
         "computing": {"rounds": 100},
         "loss": {"numbers": (1, 2, 4, 8, 16), "cores": (1, 2), "gradients": 1_000_000},
-        "rate": {
-            "lengths": (500, 1000, 2000, 4000, 8000, 16000),
-            "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
-            "seeds": 4,
-        },
+        "rate": {"lengths": (500, 1000, 2000, 4000, 8000, 16000), "settings": _BURSTS, "seeds": 4},
         "peer": {"repeats": 10},
     },
 }
-_CALLS: dict[str, Callable[..., list[Row]]] = {
-    "sleeping": sleeping,
-    "computing": computing,
-    "loss": losses,
-    "rate": rates,
-    "peer": against_scikit_learn,
-}  # fmt: skip
-_HEADS = {
-    "sleeping": "Gradients that sleep 0.1 s, one to a push: throughput over N times one (reach: "
-    "0.95)",
-    "computing": "Compiled gradients, two cores against one (reach: 1.7 where the machine gives 2)",
-    "loss": "Sparse logistic regression, same number of gradients: loss against serial (reach: "
-    "2 % below the cap)",
-    "rate": "Non-convex: mean |grad f|^2 at the suggested step, our bound beside it (nan: its "
-    "condition exceeds 1)",
-    "peer": "Sparse logistic regression, 1e5 rows of 40 entries, d = 2e4, six epochs: training "
-    "loss, and scikit-learn's seconds over the method's",
-}
-_COLUMNS = {
-    "sleeping": ("engine", "N", "efficiency", "mean delay", "max delay"),
-    "computing": ("what", "speed-up", "median", "machine", "machine, median", "by CPU seconds"),
-    "loss": (
-        "N",
-        "cores",
-        "order",
-        "rate",
-        "loss",
-        "against serial",
-        "mean delay",
-        "max delay",
-        "a L",
-        "cap",
-        "gradients/s",
-    ),
-    "peer": ("method", "step", "loss", "spread", "seconds", "shortest", "CPU seconds"),
-    "rate": ("B", "D", "T", "condition", "measured", "bound", "measured sqrt(BT)"),
-}
+#: Entries of a row that its table has no column for.
+_NO_COLUMNS = ("histogram", "stable", "message")
+EXAMPLES = """  optex-core bench async_sgd             about two minutes on two cores
+  optex-core bench async_sgd --quick     a first look, about 20 seconds
+  optex-core bench async_sgd --full      to 16 workers, longer runs, more seeds; some four minutes
+  optex-core bench async_sgd --parts sleeping,rate"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark with the options `argv`; the exit status."""
-    args = _parser().parse_args(argv)
-    mode, parts = mode_of(args), choose("part", args.parts, PARTS)
+    texts = {"quick": "a first look", "full": "longer runs, more seeds"}
+    args = make_parser("async_sgd", __doc__, EXAMPLES, parts=PARTS, **texts).parse_args(argv)
+    parts = choose("part", args.parts, PARTS)
     if args.parts is None and importlib.util.find_spec("sklearn") is None:
         say("peer is left out: scikit-learn is not installed")
         parts = tuple(part for part in parts if part != "peer")
-    folder = output_folder("async_sgd", args)
+    extent = {part: EXTENTS[args.mode][part] for part in parts}
     figures: dict[str, list[Row]] = {}
     for part in parts:
-        say(f"{part}: {_HEADS[part]} ...")
-        figures[part] = _CALLS[part](**EXTENTS[mode][part])
-    document = {
-        "mode": mode,
-        "extent": {part: EXTENTS[mode][part] for part in parts},
-        "figures": figures,
-        "slopes": slopes(figures.get("rate", [])),
-    }
-    return finish("async_sgd", folder, report(figures), document)
+        measure, title = PARTS[part]
+        say(f"{part}: {title} ...")
+        figures[part] = measure(**extent[part])
+    exponents = slopes(figures.get("rate", []))
+    document = {"mode": args.mode, "extent": extent, "figures": figures, "slopes": exponents}
+    return finish("async_sgd", output_folder("async_sgd", args), report(figures), document)
 
 
 def report(figures: dict[str, list[Row]]) -> str:
     """The tables as text."""
     blocks = []
     for part, rows in figures.items():
-        lines = [_HEADS[part], ""]
-        names = _COLUMNS[part]
-        lines.append(columns(names, [[_shown(row[name]) for name in names] for row in rows]))
-        if part == "loss":
-            lines += [
-                "",
-                *(
-                    f"rate {row['rate']:g}, N = {row['N']}: {row['message']}"
-                    for row in rows
-                    if not row["stable"]
-                ),
-            ]
-        if part == "rate":
-            lines += [
-                "",
-                *(f"exponent of T at {name}: {slope:.3f}" for name, slope in slopes(rows).items()),
-            ]
-        if part == "sleeping":
-            lines += [
-                "",
-                *(
-                    f"delays, {r['engine']}, N = {r['N']}: {_histogram(r['histogram'])}"
-                    for r in rows
-                    if r["N"] == max(x["N"] for x in rows)
-                ),
-            ]
+        names = [name for name in rows[0] if name not in _NO_COLUMNS]
+        table = columns(names, [[_shown(row[name]) for name in names] for row in rows])
+        lines = [PARTS[part][1], "", table, *_remarks(part, rows)]
         blocks.append("\n".join(lines))
     return "\n\n\n".join(blocks) + "\n"
 
 
-def _histogram(counts: Sequence[int]) -> str:
-    return " ".join(f"{delay}:{count}" for delay, count in enumerate(counts) if count)
+def _remarks(part: str, rows: list[Row]) -> list[str]:
+    """What stands below a table."""
+    if part == "loss":
+        unstable = [row for row in rows if not row["stable"]]
+        found = [f"rate {row['rate']:g}, N = {row['N']}: {row['message']}" for row in unstable]
+    elif part == "rate":
+        found = [f"exponent of T at {name}: {slope:.3f}" for name, slope in slopes(rows).items()]
+    elif part == "sleeping":
+        most = [row for row in rows if row["N"] == max(other["N"] for other in rows)]
+        found = [f"delays, {r['engine']}, N = {r['N']}: {_counts(r['histogram'])}" for r in most]
+    else:
+        return []
+    return ["", *found]
+
+
+def _counts(histogram: Sequence[int]) -> str:
+    return " ".join(f"{delay}:{count}" for delay, count in enumerate(histogram) if count)
 
 
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _parser() -> argparse.ArgumentParser:
-    return make_parser(
-        "async_sgd",
-        __doc__,
-        EXAMPLES,
-        parts=PARTS,
-        quick="a first look",
-        full="longer runs, more seeds",
-    )

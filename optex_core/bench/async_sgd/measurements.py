@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,26 +31,15 @@ from optex_core.bench.async_sgd.problems import dense_logistic, sparse_logistic,
 # -- throughput ------------------------------------------------------------------------------------
 
 
-class Sleeping:
-    """A gradient that waits, for a solver on another machine say; picklable.
-
-    Parameters
-    ----------
-    seconds : float
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """0.5 |x|^2, after a while."""
-        time.sleep(self.seconds)
-        return float(0.5 * x @ x), x
+def late_sphere(x: np.ndarray, seconds: float) -> tuple[float, np.ndarray]:
+    """0.5 |x|^2 and its gradient after a while, as of a solver on another machine."""
+    time.sleep(seconds)
+    return float(0.5 * x @ x), x
 
 
 def sleeping(
     numbers: Sequence[int],
-    engines: Sequence[str],
+    engines: Sequence[str] = ("threads", "processes"),
     seconds: float = 0.1,
     d: int = 1000,
     pushes: int = 30,
@@ -63,7 +52,7 @@ def sleeping(
         for N in numbers:
             times: list[float] = []
             master = Master(np.ones(d), rng=0)
-            worker = Worker(Sleeping(seconds), rate=0.01, inner_steps=1)
+            worker = Worker(partial(late_sphere, seconds=seconds), rate=0.01, inner_steps=1)
             run(
                 master,
                 worker,
@@ -216,7 +205,7 @@ def losses(
     rate: float = 0.5,
 ) -> list[Row]:
     """Sparse logistic regression: the loss over all data after the same number of gradients,
-    against serial SGD, and step against cap.
+    against serial SGD (`numbers` begin with 1), and step against cap.
     """
     fun = sparse_logistic(20_000, 2_000, 20)
     x0 = np.zeros(2_000)
@@ -228,17 +217,11 @@ def losses(
     for N, p, workers, gamma in plans:
         start = time.perf_counter()
         res = minimize(
-            fun,
-            x0,
-            rate=gamma,
-            inner_steps=inner_steps,
-            parallelism=N,
-            cores=p,
-            workers=workers,
-            max_evals=gradients,
-            smoothness=L,
-            rng=1,
-        )
+            fun, x0, rate=gamma, inner_steps=inner_steps, parallelism=N, cores=p, workers=workers,
+            max_evals=gradients, smoothness=L, rng=1,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        serial = next((r for r in rows if r["rate"] == gamma), {"loss": res.fun})
         rows.append(
             {
                 "N": N,
@@ -246,43 +229,28 @@ def losses(
                 "order": "in turn" if workers is None else workers,
                 "rate": gamma,
                 "loss": res.fun,
+                "against serial": res.fun / serial["loss"] - 1.0,
                 "mean delay": float(res.delays.mean()),
                 "max delay": int(res.delays.max()),
                 "a L": res.step,
                 "cap": res.stable_step,
-                "gradients/s": gradients / (time.perf_counter() - start),
+                "gradients/s": gradients / seconds,
                 "stable": res.stable,
                 "message": res.message,
             }
         )
-    for row in rows:
-        serial = next(
-            r
-            for r in rows
-            if (r["N"], r["cores"], r["order"], r["rate"]) == (1, 1, "in turn", row["rate"])
-        )
-        row["against serial"] = row["loss"] / serial["loss"] - 1.0
     return rows
 
 
-class Noisy:
-    """A burst of `inner_steps` noisy steps on `wells`: gradient noise of total variance 1."""
-
-    def __init__(self, rate: float, inner_steps: int) -> None:
-        self.rate, self.inner_steps = rate, inner_steps
-
-    def __call__(self, v: np.ndarray, ctx: Any) -> Push:
-        """The burst."""
-        noise = np.random.default_rng(ctx.seed).standard_normal(
-            (self.inner_steps, len(v))
-        ) / np.sqrt(len(v))
-        u, s = v.copy(), np.zeros_like(v)
-        for e in noise:
-            square = 1.0 + u * u
-            step = self.rate * (u / (square * square) + e)
-            u -= step
-            s += step
-        return Push.steps(s, gradients=self.inner_steps)
+def noisy_burst(v: np.ndarray, ctx: Any, *, rate: float, inner_steps: int) -> Push:
+    """`inner_steps` noisy steps on `wells`: gradient noise of total variance 1."""
+    noise = np.random.default_rng(ctx.seed).standard_normal((inner_steps, len(v)))
+    u, s = v.copy(), np.zeros_like(v)
+    for e in noise / np.sqrt(len(v)):
+        step = rate * (wells(u)[1] + e)
+        u -= step
+        s += step
+    return Push.steps(s, gradients=inner_steps)
 
 
 def rates(
@@ -297,19 +265,19 @@ def rates(
     for B, D in settings:
         for T in lengths:
             gamma = suggested_rate(T, smoothness=1.0, variance=1.0, gap=gap, inner_steps=B)
-            found = [_squared(T, B, D, gamma, x0, seed) for seed in range(seeds)]
-            mean = float(np.mean(found))
+            measured = float(np.mean([_squared(T, B, D, gamma, x0, seed) for seed in range(seeds)]))
+            bound = gradient_bound(
+                T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D
+            )
             rows.append(
                 {
                     "B": B,
                     "D": D,
                     "T": T,
                     "condition": step_condition(1.0, gamma, B, D),
-                    "measured": mean,
-                    "bound": gradient_bound(
-                        T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D
-                    ),
-                    "measured sqrt(BT)": mean * np.sqrt(B * T),
+                    "measured": measured,
+                    "bound": bound,
+                    "measured sqrt(BT)": measured * np.sqrt(B * T),
                 }
             )
     return rows
@@ -325,7 +293,13 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
         g = wells(np.asarray(master.x))[1]
         total.append(float(g @ g))
 
-    run(master, Noisy(gamma, B), parallelism=D + 1, maxiter=T, callback=note)
+    run(
+        master,
+        partial(noisy_burst, rate=gamma, inner_steps=B),
+        parallelism=D + 1,
+        maxiter=T,
+        callback=note,
+    )
     return float(np.mean(total[:T]))
 
 
@@ -337,9 +311,6 @@ def slopes(rows: Sequence[Row], limit: float = 1.0) -> dict[str, float]:
     for B, D in dict.fromkeys((row["B"], row["D"]) for row in rows):
         mine = [row for row in rows if (row["B"], row["D"]) == (B, D) and row["condition"] <= limit]
         if len(mine) >= 2:
-            found[f"B={B}, D={D}"] = float(
-                np.polyfit(
-                    np.log([r["T"] for r in mine]), np.log([r["measured"] for r in mine]), 1
-                )[0]
-            )
+            T, measured = ([row[key] for row in mine] for key in ("T", "measured"))
+            found[f"B={B}, D={D}"] = float(np.polyfit(np.log(T), np.log(measured), 1)[0])
     return found

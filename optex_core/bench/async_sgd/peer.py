@@ -47,14 +47,9 @@ class _Problem:
         if schedule == "optimal":
             settings = {"alpha": 1e-5 / step}
         model = SGDClassifier(
-            loss="log_loss",
-            fit_intercept=False,
-            max_iter=self.epochs,
-            tol=None,
-            random_state=rng,
-            learning_rate=schedule,
-            **settings,
-        ).fit(self.matrix, self.labels)
+            loss="log_loss", fit_intercept=False, max_iter=self.epochs, tol=None,
+            random_state=rng, learning_rate=schedule, **settings,
+        ).fit(self.matrix, self.labels)  # fmt: skip
         coefficients: Array = model.coef_.ravel()
         return coefficients
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import geometric_mean
 
 import numpy as np
 
 from optex_core.bench._runner import Row
-from optex_core.bench.efficiency.cells import ALONE, PLAIN
-from optex_core.bench.efficiency.curves import SHARES, TOLERANCE, geometric_mean
+from optex_core.bench.efficiency.cells import ALONE, PLAIN, SHARES, TOLERANCE
 
 Cells = Sequence[Row]
 #: What ends under noise are compared with.
@@ -44,14 +44,8 @@ def bounded(cell: Row, i: int) -> float:
 
 
 def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
-    """The row of one strategy.
-
-    Parameters
-    ----------
-    cells : sequence of cells
-        Of one strategy in one setting, over the cases.
-    target : mapping of str to cell
-        Those of the strategy `target` in the same setting, by case; may be empty.
+    """The row of one strategy in one setting, over the cases; `target`: the cells of the strategy
+    `target` in the same setting by case, maybe none.
 
     Returns
     -------
@@ -66,19 +60,21 @@ def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
         cases.
     """
     shares = range(len(SHARES))
-    every = [cell["speed_ups"][i] for cell in cells for i in shares]
+    known = {cell["case"]: [bounded(cell, i) for i in shares] for cell in cells}
+    each = [(geometric_mean(one), case) for case, one in known.items()]
+    every = [speed for cell in cells for speed in cell["speed_ups"]]
     ratios = [
-        bounded(cell, i) / bounded(target[cell["case"]], i)
-        for cell in cells
-        if cell["case"] in target
+        known[case][i] / bounded(other, i)
+        for case, other in target.items()
+        if case in known
         for i in shares
     ]
     work = [cell["work_ms"] for cell in cells if cell["work_ms"] is not None]
-    each = [(geometric_mean([bounded(cell, i) for i in shares]), cell["case"]) for cell in cells]
+    spent = [max(cell["gradients"], 1) / max(cell["plain"][-1], 1) for cell in cells]
     return {
         "cases": len(cells),
-        "means": [geometric_mean([bounded(cell, i) for cell in cells]) for i in shares],
-        "mean": geometric_mean([bounded(cell, i) for cell in cells for i in shares]),
+        "means": [geometric_mean(one[i] for one in known.values()) for i in shares],
+        "mean": geometric_mean(speed for one in known.values() for speed in one),
         "over_target": geometric_mean(ratios) if ratios else None,
         "median": float(np.median([mean for mean, _ in each])),
         "worst_case": min(each),
@@ -86,9 +82,7 @@ def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
         "never": sum(cell["speed_ups"][-1] is None for cell in cells),
         "diverged": sum(cell["diverged"] for cell in cells),
         "slower": [cell["case"] for cell in cells if not all(cell["not_slower"])],
-        "gradients": geometric_mean(
-            [max(cell["gradients"], 1) / max(cell["plain"][-1], 1) for cell in cells]
-        ),
+        "gradients": geometric_mean(spent),
         "work_ms": float(np.median(work)) if work else None,
     }
 
@@ -110,11 +104,7 @@ def excess(cell: Row, other: Row) -> float:
 def averaged(cells: Cells) -> Row:
     """One cell for several seeds: the mean of the final values."""
     finals = [cell["final"] for cell in cells]
-    return {
-        **cells[0],
-        "final": None if None in finals else float(np.mean(finals)),
-        "seeds": len(cells),
-    }
+    return {**cells[0], "final": None if None in finals else float(np.mean(finals))}
 
 
 def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, Row]:
@@ -129,53 +119,42 @@ def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, Row]:
     """
     found: dict[str, Row] = {}
     for strategy in strategies(cells):
-        row: Row = {
-            "runs": 0,
-            "above": 0,
-            "settings": 0,
-            "settings_above": [],
-            "worst": -np.inf,
-        }
+        runs, above, means = 0, 0, {}
         mine = chosen(cells, strategy=strategy)
-        for case, level, N in dict.fromkeys(
-            (cell["case"], cell["level"], cell["parallelism"]) for cell in mine
-        ):
+        settings = ((cell["case"], cell["level"], cell["parallelism"]) for cell in mine)
+        for case, level, N in dict.fromkeys(settings):
             own = chosen(mine, case=case, level=level, parallelism=N)
-            other = {cell["seed"]: cell for cell in _peers(cells, reference, case, level, N)}
+            # the optimizer alone has only N = 1
+            N_other = 1 if reference == PLAIN else N
+            peers = chosen(cells, strategy=reference, case=case, level=level, parallelism=N_other)
+            other = {cell["seed"]: cell for cell in peers}
             pairs = [(cell, other[cell["seed"]]) for cell in own if cell["seed"] in other]
-            if not pairs:
-                continue
-            row["runs"] += len(pairs)
-            row["above"] += sum(excess(a, b) > TOLERANCE for a, b in pairs)
-            row["settings"] += 1
-            mean = excess(averaged([a for a, _ in pairs]), averaged([b for _, b in pairs]))
-            row["worst"] = max(row["worst"], mean)
-            if mean > TOLERANCE:
-                row["settings_above"].append([case, level, N])
-        if row["runs"]:
-            row["worst"] = row["worst"] if np.isfinite(row["worst"]) else None
-            found[strategy] = row
+            if pairs:
+                runs += len(pairs)
+                above += sum(excess(a, b) > TOLERANCE for a, b in pairs)
+                ours, theirs = (averaged(side) for side in zip(*pairs, strict=True))
+                means[case, level, N] = excess(ours, theirs)
+        if runs:
+            worst = max(means.values())
+            found[strategy] = {
+                "runs": runs,
+                "above": above,
+                "settings": len(means),
+                "settings_above": [list(at) for at, mean in means.items() if mean > TOLERANCE],
+                "worst": worst if np.isfinite(worst) else None,
+            }
     return found
-
-
-def _peers(cells: Cells, strategy: str, case: str, level: float, N: int) -> list[Row]:
-    """The runs of another strategy in the same setting; the optimizer alone has only N = 1."""
-    return chosen(
-        cells, strategy=strategy, case=case, level=level, parallelism=1 if strategy == PLAIN else N
-    )
 
 
 def summarize(cells: Cells) -> Row:
     """All summaries, by part and setting: what the JSON file holds."""
     summary: Row = {}
-    for part in ("given", "best", "every"):
-        for every in dict.fromkeys(cell["every"] for cell in chosen(cells, part=part)):
-            some = chosen(cells, part=part, every=every)
-            for N in numbers(some):
-                name = f"N={N}" if every is None else f"N={N}, every={every}"
-                summary.setdefault(part, {})[name] = summarize_strategies(at_once(some, N))
-    noise = chosen(cells, part="noise")
-    if noise:
+    for part in ("given", "best"):
+        if some := chosen(cells, part=part):
+            summary[part] = {
+                f"N={N}": summarize_strategies(at_once(some, N)) for N in numbers(some)
+            }
+    if noise := chosen(cells, part="noise"):
         summary["noise"] = {r: summarize_noise(noise, r) for r in REFERENCES}
     return summary
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
-from optex_core.bench.efficiency.cells import LBFGSB
-from optex_core.bench.efficiency.curves import SHARES, TOLERANCE
+from optex_core.bench.efficiency.cells import LBFGSB, SHARES, TOLERANCE
 from optex_core.bench.efficiency.suite import Case
 from optex_core.bench.efficiency.summary import (
     REFERENCES,
@@ -23,10 +22,11 @@ from optex_core.bench.efficiency.summary import (
 )
 
 NEVER = "never"
-_BEST = (
-    "Each at its best rate (x 0.5 to x 8), {} gradients at once; the optimizer alone too is taken "
-    "at its best for each goal"
-)
+_TITLES = {
+    "given": "At the given rates, {} gradients at once",
+    "best": "Each at its best rate (x 0.5 to x 8), {} gradients at once; the optimizer alone too "
+    "is taken at its best for each goal",
+}
 LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its
 best values within {", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as
 many rounds as the optimizer alone has steps; in means it counts as the round after them, and "<"
@@ -38,22 +38,14 @@ of what the optimizer alone spends. Work: the engine's own, per round."""
 
 def report(cells: Cells, cases: Mapping[str, Case]) -> str:
     """Everything that was measured, part by part."""
-    given, best, every, noise = (
-        chosen(cells, part=part) for part in ("given", "best", "every", "noise")
-    )
     texts = [LEGEND]
-    for N in numbers(given):
-        here = at_once(given, N)
-        texts.append(
-            f"At the given rates, {N} gradients at "
-            f"once\n\n{speed_table(here, cases)}\n\n{speed_summary(summarize_strategies(here))}"
-        )
-    for N in numbers(best):
-        here = at_once(best, N)
-        rows = summarize_strategies(here)
-        texts.append(f"{_BEST.format(N)}\n\n{speed_table(here, cases)}\n\n{speed_summary(rows)}")
-    if every:
-        texts.append(f"The likelihood searched only every k rounds\n\n{every_table(every)}")
+    for part, title in _TITLES.items():
+        some = chosen(cells, part=part)
+        for N in numbers(some):
+            here = at_once(some, N)
+            rows = speed_summary(summarize_strategies(here))
+            texts.append(f"{title.format(N)}\n\n{speed_table(here, cases)}\n\n{rows}")
+    noise = chosen(cells, part="noise")
     for N in numbers(noise):
         here = at_once(noise, N)
         texts.append(
@@ -67,7 +59,7 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
 def summary_report(summary: Row) -> str:
     """The tables over all cases, from what the JSON file holds."""
     texts = []
-    for part, title in (("given", "At the given rates, {} gradients at once"), ("best", _BEST)):
+    for part, title in _TITLES.items():
         for setting, rows in summary.get(part, {}).items():
             texts.append(f"{title.format(setting.removeprefix('N='))}\n\n{speed_summary(rows)}")
     if "noise" in summary:
@@ -75,39 +67,32 @@ def summary_report(summary: Row) -> str:
     return "\n\n\n".join(texts) + "\n"
 
 
+def speeds(cell: Row) -> str:
+    """The three speed-ups of a cell."""
+    return " ".join(NEVER if s is None else f"{s:.1f}" for s in cell["speed_ups"])
+
+
 def speed_table(cells: Cells, cases: Mapping[str, Case]) -> str:
     """Cases against strategies, the three speed-ups in every entry."""
     shown, rows = strategies(cells), []
     for name in dict.fromkeys(cell["case"] for cell in cells):
-        mine = {cell["strategy"]: cell for cell in chosen(cells, case=name)}
-        speeds = (_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown)
-        rows.append([cases[name].title, *speeds])
+        mine = {cell["strategy"]: speeds(cell) for cell in chosen(cells, case=name)}
+        rows.append([cases[name].title, *(mine.get(s, "") for s in shown)])
     return columns(["", *shown], rows)
 
 
 def speed_summary(found: Mapping[str, Row]) -> str:
     """One line for each strategy."""
     means = (*(f"{share:.0%}" for share in SHARES), "all", "/ target")
-    head = (
-        "geometric mean",
-        *means,
-        "median",
-        "worst case",
-        "never",
-        "diverged",
-        "gradients",
-        "work ms",
-        "slower",
-        "where",
-    )
+    counts = ("never", "diverged", "gradients", "work ms", "slower", "where")
+    head = ("geometric mean", *means, "median", "worst case", *counts)
     rows = []
     for strategy, row in found.items():
         mark = "<" if row["worst"] is None else ""
         worst, where = row["worst_case"]
         rows.append([
             strategy,
-            *(mark + short(mean) for mean in row["means"]),
-            mark + short(row["mean"]),
+            *(mark + short(mean) for mean in (*row["means"], row["mean"])),
             "-" if row["over_target"] is None else mark + short(row["over_target"]),
             short(row["median"]),
             f"{short(worst)} {where}",
@@ -121,54 +106,18 @@ def speed_summary(found: Mapping[str, Row]) -> str:
     return columns(head, rows, left=(0, len(head) - 1))
 
 
-def every_table(cells: Cells) -> str:
-    """What rarer searches of the likelihood cost in rounds and save in time."""
-    rows = []
-    for N in numbers(cells):
-        for strategy in strategies(cells):
-            reference = None
-            for every in sorted({cell["every"] for cell in cells}):
-                here = chosen(cells, parallelism=N, strategy=strategy, every=every)
-                row = summarize_strategies(here)[strategy]
-                reference = reference or row
-                mark = "<" if row["worst"] is None else ""
-                rows.append(
-                    [
-                        f"{strategy}, N = {N}, every {every}",
-                        mark + short(row["mean"]),
-                        short(reference["mean"] / row["mean"]),
-                        NEVER if row["worst"] is None else short(row["worst"]),
-                        str(len(row["slower"])),
-                        short(row["work_ms"]),
-                        short(reference["work_ms"] / row["work_ms"]),
-                    ]
-                )
-    return columns(("", "speed-up", "x rounds", "worst", "slower", "work ms", "x faster"), rows)
-
-
 def noise_table(cells: Cells, cases: Mapping[str, Case]) -> str:
     """Cases and levels against strategies: the values in the end."""
-    shown = strategies(cells)
-    rows = []
+    shown, rows = strategies(cells), []
     for case, level in dict.fromkeys((cell["case"], cell["level"]) for cell in cells):
         here = chosen(cells, case=case, level=level)
-        values = {s: averaged(chosen(here, strategy=s)) for s in shown if chosen(here, strategy=s)}
-        row = [
-            f"{cases[case].title}, noise {level:g}",
-            short(here[0]["start"]),
-            short(here[0]["clean"]),
-        ]
-        rows.append(
-            [
-                *row,
-                *(
-                    short(math.inf if values[s]["final"] is None else values[s]["final"])
-                    if s in values
-                    else ""
-                    for s in shown
-                ),
-            ]
-        )
+        start, clean = short(here[0]["start"]), short(here[0]["clean"])
+        finals = []
+        for strategy in shown:
+            mine = chosen(here, strategy=strategy)
+            final = averaged(mine)["final"] if mine else None
+            finals.append(short(math.inf if final is None else final) if mine else "")
+        rows.append([f"{cases[case].title}, noise {level:g}", start, clean, *finals])
     return columns(("", "start", "no noise", *shown), rows)
 
 
@@ -178,33 +127,29 @@ def noise_summary(found: Mapping[str, Mapping[str, Row]]) -> str:
     """
     head = (f"above by more than {TOLERANCE:.0%} of the drop", "runs", "settings", "worst", "where")
     texts = []
-    for reference, strategies_ in found.items():
-        rows = []
-        for strategy, row in strategies_.items():
-            if strategy == reference:
-                continue
-            where = _names([f"{case} {level:g}" for case, level, _ in row["settings_above"]])
-            worst = (
-                "infinite"
-                if row["worst"] is None
-                else f"{row['worst']:+.1%}"
-                if row["worst"] < 100
-                else f"{100 * row['worst']:+.0e}%"
-            )
-            runs, settings = (
+    for reference, others in found.items():
+        rows = [
+            [
+                f"{strategy} above {reference}",
                 f"{row['above']} of {row['runs']}",
                 f"{len(row['settings_above'])} of {row['settings']}",
-            )
-            rows.append([f"{strategy} above {reference}", runs, settings, worst, where])
+                _percent(row["worst"]),
+                _names([f"{case} {level:g}" for case, level, _ in row["settings_above"]]),
+            ]
+            for strategy, row in others.items()
+            if strategy != reference
+        ]
         if rows:
             texts.append(columns(head, rows, left=(0, 4)))
     return "\n\n".join(texts)
 
 
+def _percent(excess: float | None) -> str:
+    if excess is None:
+        return "infinite"
+    return f"{excess:+.1%}" if excess < 100 else f"{100 * excess:+.0e}%"
+
+
 def _names(names: Sequence[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _speeds(speed_ups: Sequence[float | None]) -> str:
-    return " ".join(NEVER if s is None else f"{s:.1f}" for s in speed_ups)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from optex_core.bench._runner import Row
-from optex_core.model.likelihood import pair_matrices
 
 #: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a
 #: look for nan.
@@ -40,31 +39,17 @@ class Cell:
     optimizer: str = "adam"  # or nesterov, sgd
     strategy: str = "paper"
     window: int | None = None  # of `verified`
-    tune: str = "fixed"  # of the estimator
     kernel_dims: int | None = None
-    max_overhead: float | None = None  # of `verified`
-    #: Seconds that the gradients of a round are said to take, for `max_overhead`; they are not
-    #: waited for.
-    gradients: float = 0.0
     seconds: float = 2.0  # about as long is measured, from 6 rounds on
 
     @property
     def title(self) -> str:
         """All that sets it apart from other cells of its table."""
-        extra = [
-            self.strategy + ("" if self.window is None else f" S={self.window}"),
-            self.optimizer,
-        ]
-        extra += [] if self.tune == "fixed" else [self.tune]
-        extra += [] if self.kernel_dims is None else [f"{self.kernel_dims} dims"]
-        extra += (
-            []
-            if self.max_overhead is None
-            else [f"max_overhead={self.max_overhead:g} of {1e3 * self.gradients:g} ms"]
-        )
+        strategy = self.strategy + ("" if self.window is None else f" S={self.window}")
+        dims = "" if self.kernel_dims is None else f" {self.kernel_dims} dims"
         return (
             f"{self.backend} {self.dtype} d={self.d:.0e} T0={self.history} "
-            f"N={self.parallelism} {' '.join(extra)}"
+            f"N={self.parallelism} {strategy} {self.optimizer}{dims}"
         ).replace("e+0", "e")
 
 
@@ -78,33 +63,32 @@ def floor_bytes(
     mean; an affine optimizer takes all its steps on coefficients and reads both histories once to
     make points of them. A step of the rule reads x, g and its slots and writes all but g. New rows
     are held against the parameters for their distances (not with `kernel_dims`), and against the
-    gradients too for the likelihood and for coefficients; each gradient is copied in.
+    gradients too for coefficients; each gradient is copied in.
     """
     d, item = float(cell.d), np.dtype(cell.dtype).itemsize
     rows, rule = cell.history * d * item, (3 + 2 * slots) * d * item
-    linear = cell.strategy in ("verified", "auto")
-    step = rows * (1 + (cell.kernel_dims is None) + linear)
-    products = affine or cell.tune == "likelihood"
-    moved = {
+    distances = int(cell.kernel_dims is None)
+    if affine:
+        predict = 2 * rows + (cell.parallelism - 1) * d * item
+        advance = rule if cell.strategy == "paper" else 2 * rows + rule
+    else:
+        step = rows * (1 + distances + (cell.strategy in ("verified", "auto"))) + rule
+        predict, advance = (predicted - 1) * step, rule + (replayed - 1) * step
+    return {
+        "predict": predict,
         "tune": 0.0,
         "intake": cell.parallelism * 2 * d * item,
-        "record": rows * (2 if products else int(cell.kernel_dims is None)),
+        "record": rows * (2 if affine else distances),
+        "advance": advance,
     }
-    if affine:
-        moved["predict"] = 2 * rows + (cell.parallelism - 1) * d * item
-        moved["advance"] = rule if cell.strategy == "paper" else 2 * rows + rule
-    else:
-        moved["predict"] = (predicted - 1) * (step + rule)
-        moved["advance"] = rule + (replayed - 1) * (step + rule)
-    return {phase: moved[phase] for phase in PHASES}
 
 
 def measure(cell: Cell) -> Row:
-    """Run the cell; the keys of the result are explained in `overhead`."""
+    """Run the cell: seconds, bytes, and bytes per second."""
     start = time.perf_counter()
     engine, gradient = _engine(cell)
-    clock = _Clock(engine, cell.gradients)
-    base = resident()
+    clock = _Clock(engine)
+    base = memory("VmRSS")
     clock.round(gradient)
     first = time.perf_counter() - start
     history = engine.machine.surrogate.history
@@ -123,63 +107,50 @@ def measure(cell: Cell) -> Row:
         ):
             clock.round(gradient)
             rows.append(clock.spent)
-        peak = peak_resident() if half == 1 else peak  # before there are arrays to copy
-        copies.append(bandwidths(cell.backend))
-    copy, read = (max(seen) for seen in zip(*copies, strict=True))
-    processor = float(min(clock.processor[-len(rows) :]))
-    medians = {phase: float(np.median([row[phase] for row in rows])) for phase in PHASES}
-    least = {phase: float(min(row[phase] for row in rows)) for phase in PHASES}
-    total = float(np.median([sum(row.values()) for row in rows]))
-    fastest = float(min(sum(row.values()) for row in rows))
+        peak = memory("VmHWM") if half == 1 else peak  # before there are arrays to copy
+        copies.append(copy_bandwidth(cell.backend))
+    totals = [sum(row.values()) for row in rows]
     window = engine.trace.window[-len(rows) :]
     accepted = engine.trace.accepted[-len(rows) :]
-    slots = len(getattr(engine.settings.optimizer, "slot_names", ()))
+    optimizer = engine.settings.optimizer
     moved = floor_bytes(
         cell,
         float(np.mean(window)),
         1.0 if cell.strategy == "paper" else float(np.mean(accepted)),
-        slots,
-        bool(getattr(engine.settings.optimizer, "affine", False)),
+        len(getattr(optimizer, "slot_names", ())),
+        bool(getattr(optimizer, "affine", False)),
     )
-    floor = sum(moved.values()) / copy
-    item = np.dtype(cell.dtype).itemsize
+    floor = sum(moved.values()) / max(copies)
     return {
         "cell": asdict(cell),
         "rounds": len(rows),
-        "seconds": total,
-        "fastest": fastest,
-        "processor": processor,
-        "phases": medians,
-        "least": least,
+        "seconds": float(np.median(totals)),
+        "fastest": min(totals),
+        "processor": min(clock.processor[-len(rows) :]),
+        "phases": {phase: float(np.median([row[phase] for row in rows])) for phase in PHASES},
         "moved": moved,
         "window": float(np.mean(window)),
-        "accepted": float(np.mean(accepted)),
-        "copy": copy,
-        "read": read,
+        "copy": max(copies),
         "floor": floor,
-        "ratio": fastest / floor,
+        "ratio": min(totals) / floor,
         "first_round": first,
         "peak": None if peak is None or base is None else max(peak - base, 0.0),
-        "history_bytes": 2.0 * cell.history * cell.d * item,
+        "history_bytes": 2.0 * cell.history * cell.d * np.dtype(cell.dtype).itemsize,
         "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
-        "process_peak": peak,
     }
 
 
 def allowed_bytes(cell: Cell, window: float) -> float:
     """2 T0 d + (S + 2 N + 8) d numbers."""
-    return (
-        (2 * cell.history + window + 2 * cell.parallelism + 8)
-        * float(cell.d)
-        * np.dtype(cell.dtype).itemsize
-    )
+    vectors = 2 * cell.history + window + 2 * cell.parallelism + 8
+    return vectors * float(cell.d) * np.dtype(cell.dtype).itemsize
 
 
 class _Clock:
     """Rounds of an engine with the seconds of each phase, from wrappers around their calls."""
 
-    def __init__(self, engine: Any, gradients: float = 0.0) -> None:
-        self.engine, self.gradients = engine, gradients
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
         self.tuning = self.recording = 0.0
         self.spent: dict[str, float] = {}
         self.processor: list[float] = []
@@ -190,11 +161,6 @@ class _Clock:
 
         def timed_posterior() -> object:
             begin = time.perf_counter()
-            if engine.settings.estimator.tune == "likelihood":
-                # computed when read: they are of the new rows, not of the search
-                pair_matrices(surrogate.history, engine.settings.estimator.mean == "linear")
-                self.recording += time.perf_counter() - begin
-                begin = time.perf_counter()
             try:
                 return posterior()
             finally:
@@ -234,9 +200,6 @@ class _Clock:
             "record": self.recording,
             "advance": max(advance, 0.0),
         }
-        if self.gradients:
-            own = sum(self.spent.values())
-            engine.note_time(own + self.gradients, own)
 
 
 def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
@@ -250,71 +213,50 @@ def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
     }[cell.optimizer]
     strategy: Any = cell.strategy
     if strategy == "verified":
-        strategy = ox.strategies.Verified(window=cell.window, max_overhead=cell.max_overhead)
+        strategy = ox.strategies.Verified(window=cell.window)
     estimator = ox.GradientEstimator(
-        history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims
+        history=cell.history, tune="fixed", kernel_dims=cell.kernel_dims
     )
     slope = xp.linspace(0.1, 1.0, cell.d, dtype=cell.dtype)
     x0 = xp.cos(xp.arange(cell.d, dtype=cell.dtype))
     engine = ox.OptEx(
-        x0,
-        optimizer=optimizer,
-        strategy=strategy,
-        parallelism=cell.parallelism,
-        estimator=estimator,
-        backend=cell.backend,
-        maxiter=10**9,
-        rng=0,
-    )
+        x0, optimizer=optimizer, strategy=strategy, parallelism=cell.parallelism,
+        estimator=estimator, backend=cell.backend, maxiter=10**9, rng=0,
+    )  # fmt: skip
     return engine, lambda x: slope * x
 
 
-def bandwidths(backend: str) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written bytes count) and of a sum (read bytes), with as
-    many threads as kernels use.
+def copy_bandwidth(backend: str) -> float:
+    """Bytes per second of a copy (read and written bytes count), with as many threads as kernels
+    use.
     """
     if backend == "cupy":
-        return _device_bandwidths()
-    from optex_core.backends import get_backend
+        import cupy
 
+        source, target = cupy.ones(8 * COPIED, np.float32), cupy.zeros(8 * COPIED, np.float32)
+
+        def device_copy() -> None:
+            target[...] = source
+            cupy.cuda.Device().synchronize()
+
+        return float(2 * source.nbytes / fastest(device_copy))
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
     threads = 1
     if backend == "numba":
         from optex_core.backends.numba.kernel_threads import num_threads
 
         threads = num_threads()
-    cuts = [COPIED * i // threads for i in range(threads + 1)]
+    pieces = np.array_split(target, threads), np.array_split(source, threads)
     with ThreadPoolExecutor(threads) as pool:
 
         def copy() -> None:
-            list(
-                pool.map(
-                    lambda i: np.copyto(
-                        target[cuts[i] : cuts[i + 1]], source[cuts[i] : cuts[i + 1]]
-                    ),
-                    range(threads),
-                )
-            )
+            list(pool.map(np.copyto, *pieces))
 
-        copying = min(best(copy), best(lambda: np.copyto(target, source)))
-    library = get_backend(backend)
-    reading = best(lambda: library.max_abs(source))
-    return 2 * source.nbytes / copying, source.nbytes / reading
+        seconds = min(fastest(copy), fastest(lambda: np.copyto(target, source)))
+    return 2 * source.nbytes / seconds
 
 
-def _device_bandwidths() -> tuple[float, float]:
-    import cupy
-
-    source, target = cupy.ones(8 * COPIED, np.float32), cupy.zeros(8 * COPIED, np.float32)
-
-    def copy() -> None:
-        target[...] = source
-        cupy.cuda.Device().synchronize()
-
-    return 2 * source.nbytes / best(copy), source.nbytes / best(lambda: float(source.sum()))
-
-
-def best(function: Callable[[], object], times: int = 5) -> float:
+def fastest(function: Callable[[], object], times: int = 5) -> float:
     """Seconds of the fastest of several calls, after one that does not count."""
     function()
     found = []
@@ -325,33 +267,16 @@ def best(function: Callable[[], object], times: int = 5) -> float:
     return min(found)
 
 
-def resident() -> float | None:
-    """Bytes this process holds now; None where the system does not tell."""
-    return _status("VmRSS:")
-
-
-def peak_resident() -> float | None:
-    """The most bytes it ever held."""
-    found = _status("VmHWM:")
-    if found is not None:
-        return found
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1.0 if sys.platform == "darwin" else 1024.0
-    )
-
-
-def _status(key: str) -> float | None:
+def memory(key: str) -> float | None:
+    """Bytes that this process holds, "VmRSS", or at most held, "VmHWM"; None where the system is
+    not Linux.
+    """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
-            return next(
-                (1024.0 * float(line.split()[1]) for line in file if line.startswith(key)), None
-            )
-    except OSError:  # only Linux has it
+            lines = dict(line.split(":", 1) for line in file)
+    except OSError:
         return None
+    return 1024.0 * float(lines[key].split()[0])
 
 
 if __name__ == "__main__":

@@ -45,13 +45,8 @@ def measure(d: int) -> Row:
         if number >= FIRST:
             own.append(1e3 * work)
             processor.append(1e3 * cpu)
-    return {
-        "d": d,
-        "dtype": dtype,
-        "own": float(np.median(own)),
-        "fastest": min(own),
-        "processor": float(np.median(processor)),
-    }
+    middle, busy = float(np.median(own)), float(np.median(processor))
+    return {"d": d, "dtype": dtype, "own": middle, "fastest": min(own), "processor": busy}
 
 
 def table(rows: list[Row]) -> str:

@@ -1,5 +1,5 @@
 """Training loss of a small network after 100 steps, roots and bases every 10: Adam, Shampoo and
-SOAP at their best of one grid.
+SOAP at their best of one grid, and SOAP of pytorch_optimizer.
 
 Every row has the same trials: nine rates from 0.01 to 1, times a momentum of 0.8 and 0.9. The best
 setting is that of the least geometric mean over the seeds.
@@ -7,19 +7,21 @@ setting is that of the least geometric mean over the seeds.
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import Row
+from optex_core.bench._runner import Row, say
 from optex_core.bench._tables import columns, short
-from optex_core.bench.shampoo.peer import PeerSOAP
 from optex_core.bench.shampoo.tasks import Task, network
+from optex_core.errors import MissingExtraError
 from optex_core.optimizers.adam import Adam
+from optex_core.optimizers.parameter_blocks import blocks_from_shapes
 from optex_core.optimizers.shampoo import Shampoo
 from optex_core.optimizers.soap import SOAP
 from optex_core.types import FirstOrderOptimizer
@@ -32,6 +34,46 @@ DECAYS = {"Adam": (0.9, 0.95, 0.999), "Shampoo": (0.9, 0.95), "SOAP": (0.9, 0.95
 ROWS = tuple((kind, b2) for kind, decays in DECAYS.items() for b2 in decays)
 PEER = "pytorch_optimizer.SOAP"
 PEER_ROWS = tuple((PEER, b2) for b2 in DECAYS["SOAP"])
+
+
+class PeerSOAP:
+    """`pytorch_optimizer.SOAP` in float64 as an optimizer of ours, with matrices for vectors, as
+    ours has them, and without weight decay; everything else is its default.
+
+    Without matrices for vectors its losses in batches of 256 are twice to three times as large.
+    MissingExtraError without PyTorch or pytorch_optimizer.
+    """
+
+    def __init__(
+        self, learning_rate: float, shapes: object, *, b1: float, b2: float, interval: int
+    ) -> None:
+        try:
+            self._torch: Any = importlib.import_module("torch")
+            self._soap: Any = importlib.import_module("pytorch_optimizer").SOAP
+        except ImportError as error:
+            raise MissingExtraError(
+                "the part peer needs PyTorch and pytorch_optimizer; run: python -m pip install "
+                "torch pytorch_optimizer"
+            ) from error
+        self._blocks = blocks_from_shapes(shapes)
+        self._settings = {
+            "lr": learning_rate, "betas": (b1, b2), "precondition_frequency": interval,
+            "precondition_1d": True, "weight_decay": 0.0,
+        }  # fmt: skip
+
+    def init(self, x: np.ndarray) -> tuple[list[Any], Any]:
+        """Parameters as tensors, and the peer's optimizer that holds them."""
+        parts = [x[block.slice].reshape(block.shape) for block in self._blocks]
+        tensors = [self._torch.tensor(part, requires_grad=True) for part in parts]
+        return tensors, self._soap(tensors, **self._settings)
+
+    def step(self, x: np.ndarray, g: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """The parameters after one step; the peer's own state changes in place."""
+        tensors, optimizer = state
+        for block, tensor in zip(self._blocks, tensors, strict=True):
+            tensor.grad = self._torch.tensor(g[block.slice].reshape(block.shape))
+        optimizer.step()
+        return np.concatenate([t.detach().numpy().ravel() for t in tensors]), state
 
 
 def optimizer_of_row(
@@ -52,15 +94,14 @@ def least_losses(
     seeds: int,
     rates: Sequence[float],
     store: Store,
-    say: Callable[[str], None],
     rows: Sequence[tuple[str, float]] = ROWS,
 ) -> Row:
-    """Run the trials that `store` does not hold yet; for each row and batch the best setting and
-    the losses of its seeds, JSON.
+    """For each row and batch the best setting and the losses of its seeds, JSON; trials that the
+    store does not hold yet are run.
     """
     found: Row = {}
     for batch, row in product(BATCHES, rows):
-        name = _name(row)
+        name = f"{row[0]}, b2 {row[1]:g}"
         tried = {}
         for rate, momentum in product(rates, MOMENTA):
             ends = []
@@ -88,22 +129,17 @@ def least_losses(
     return found
 
 
-def _name(row: tuple[str, float]) -> str:
-    return f"{row[0]}, b2 {row[1]:g}"
-
-
-def loss_after(task: Task, optimizer: FirstOrderOptimizer | PeerSOAP, steps: int) -> float | None:
-    """The value on all data after so many steps; None where it is not a number."""
+def loss_after(task: Task, optimizer: FirstOrderOptimizer | PeerSOAP, steps: int) -> float:
+    """The value on all data after so many steps; infinite where it is not a number."""
     x: Any = task.start
     state = optimizer.init(x)
     with np.errstate(all="ignore"):  # rates that are too high
         for t in range(steps):
             g = task.gradient(x, t)[1]
             if not np.isfinite(g).all():
-                return None
+                return math.inf
             x, state = optimizer.step(x, g, state)
-        value = task.value(x)
-    return float(value) if math.isfinite(value) else None
+        return task.value(x)
 
 
 def losses_table(found: Row) -> str:

@@ -1,6 +1,6 @@
 """How many steps Shampoo needs for what tuned Adam reaches, and how long a step of either takes.
 
-Both have the same budget of trials: every rate, times two values of the momentum, times two of what
+All have the same budget of trials: every rate, times two values of the momentum, times two of what
 matters most to each beside them: the decay of Adam's squares, the ridge of Shampoo's roots. One
 trial is one setting on one seed of one task; each is a line in a file as soon as it is done.
 
@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import Row
-from optex_core.bench._tables import columns, short
+from optex_core.bench._runner import Row, as_json, say
+from optex_core.bench._tables import columns, first_hit, short
 from optex_core.bench.shampoo.tasks import TASKS, Task
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.shampoo import Shampoo
+from optex_core.optimizers.soap import SOAP
 from optex_core.types import FirstOrderOptimizer
 
-#: What is tried at every rate.
+KINDS = ("Adam", "Shampoo")
+_MOMENTA = (0.8, 0.9)
+#: What is tried at every rate; SOAP: in the study.
 SETTINGS: dict[str, list[dict[str, float]]] = {
-    "Adam": [{"b1": b1, "b2": b2} for b1 in (0.8, 0.9) for b2 in (0.99, 0.999)],
-    "Shampoo": [
-        {"momentum": momentum, "ridge": ridge} for momentum in (0.8, 0.9) for ridge in (1e-6, 1e-3)
-    ],
+    "Adam": [{"b1": b1, "b2": b2} for b1 in _MOMENTA for b2 in (0.99, 0.999)],
+    "Shampoo": [{"momentum": m, "ridge": ridge} for m in _MOMENTA for ridge in (1e-6, 1e-3)],
+    "SOAP": [{"b1": b1, "b2": b2} for b1 in _MOMENTA for b2 in (0.9, 0.95)],
 }
 #: Not tuned, nor the defaults of 10 and 0.99, which are for costlier gradients and longer runs than
 #: these.
@@ -41,39 +43,16 @@ INTERVAL, DECAY = 5, 0.95
 EVERY = 5
 
 
-def optimizer_of(kind: str, task: Task, rate: float, setting: dict[str, float]) -> Adam | Shampoo:
+def optimizer_of(
+    kind: str, task: Task, rate: float, setting: dict[str, float]
+) -> FirstOrderOptimizer:
     """What a trial runs; everything else is the default, or the task's."""
     if kind == "Adam":
         return Adam(rate, **setting)
-    settings: Row = {**task.settings, **setting}
-    return Shampoo(rate, shapes=task.shapes, b2=DECAY, interval=INTERVAL, **settings)
-
-
-def tried(
-    names: Sequence[str],
-    seeds: int,
-    rates: Sequence[float],
-    store: Store,
-    say: Callable[[str], None],
-) -> None:
-    """Run the trials that `store` does not hold yet."""
-    for name in names:
-        _, steps, make = TASKS[name]
-        for seed, kind in product(range(seeds), SETTINGS):
-            left = [
-                (rate, one)
-                for rate, one in product(rates, SETTINGS[kind])
-                if _key(name, kind, rate, one, seed) not in store.cells
-            ]
-            task = make(seed) if left else None
-            for rate, one in left:
-                assert task is not None
-                curve = trained(task, optimizer_of(kind, task, rate, one), steps)
-                store.add(
-                    _key(name, kind, rate, one, seed),
-                    {"curve": [_finite(v) for v in curve], "d": len(task.start)},
-                )
-            say(f"{name}: {kind}, seed {seed}")
+    settings: Row = {"interval": INTERVAL, **task.settings, **setting}
+    if kind == "SOAP":
+        return SOAP(rate, task.shapes, **settings)
+    return Shampoo(rate, task.shapes, b2=DECAY, **settings)
 
 
 def trained(task: Task, optimizer: FirstOrderOptimizer, steps: int) -> list[float]:
@@ -95,86 +74,78 @@ def trained(task: Task, optimizer: FirstOrderOptimizer, steps: int) -> list[floa
     return values
 
 
-def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> Row:
-    """Goals, steps, settings and best curves of both optimizers on one task, from finished trials;
-    JSON.
+def compared(
+    name: str, seeds: int, rates: Sequence[float], store: Store, kinds: Sequence[str] = KINDS
+) -> Row:
+    """Goals, steps, settings and best curves of the optimizers on one task, JSON; trials that the
+    store does not hold yet are run.
     """
-    title, steps, _ = TASKS[name]
+    title, steps, make = TASKS[name]
+    curves: dict[str, list[tuple[float, dict[str, float], np.ndarray]]] = {}
+    for kind in kinds:
+        curves[kind] = []
+        for rate, setting in product(rates, SETTINGS[kind]):
+            each = []
+            for seed in range(seeds):
+                at = (name, kind, f"{rate:.6g}", *(f"{v:g}" for v in setting.values()), str(seed))
+                key = "/".join(at)
+                if key not in store.cells:
+                    task = make(seed)
+                    rule = optimizer_of(kind, task, rate, setting)
+                    store.add(key, {"curve": trained(task, rule, steps)})
+                each.append([math.inf if v is None else v for v in store.cells[key]["curve"]])
+            curves[kind].append((rate, setting, np.array(each)))
+        say(f"{name}: {kind}")
     marks = [max(1, round(share * steps / EVERY)) for share in (1 / 3, 2 / 3, 1)]
-    curves: dict[str, list[tuple[float, dict[str, float], np.ndarray]]] = {
-        kind: [
-            (
-                rate,
-                one,
-                np.array(
-                    [
-                        _infinite(store.cells[_key(name, kind, rate, one, seed)]["curve"])
-                        for seed in range(seeds)
-                    ]
-                ),
-            )
-            for rate, one in product(rates, settings)
-        ]
-        for kind, settings in SETTINGS.items()
-    }
-    with np.errstate(divide="ignore"):
-        best = [
-            min(
-                (curve[:, mark] for *_, curve in curves["Adam"]),
-                key=lambda values: float(np.log(values).mean()),
-            )
-            for mark in marks
-        ]
+    goals = [min((curve[:, mark] for *_, curve in curves["Adam"]), key=_mean_log) for mark in marks]
     result: Row = {
         "title": title,
-        "d": store.cells[_key(name, "Adam", rates[0], SETTINGS["Adam"][0], 0)]["d"],
+        "d": len(make(0).start),
         "steps": steps,
         "trials": len(curves["Adam"]),
         "seeds": seeds,
-        "goals": [goal.tolist() for goal in best],
+        "goals": goals,
     }
     for kind, many in curves.items():
         found: Row = {"reached": [], "each": [], "settings": [], "edge": []}
-        for goal in best:
-            counts, rate, one, curve = min(
-                ((_steps(curve, goal), rate, one, curve) for rate, one, curve in many),
-                key=lambda f: (float(np.mean(f[0])), _mean_log(f[-1])),
+        for goal in goals:
+            # Settings that do not reach a goal for every seed are told apart by lowest values.
+            counts, rate, setting, curve = min(
+                ((steps_to(curve, goal), rate, one, curve) for rate, one, curve in many),
+                key=lambda f: (float(np.mean(f[0])), _mean_log(f[-1].min(axis=1))),
             )
-            found["reached"].append(_finite(float(np.mean(counts))))
-            found["each"].append([_finite(count) for count in counts])
-            found["settings"].append({"rate": rate, **one})
+            found["reached"].append(float(np.mean(counts)))
+            found["each"].append(counts)
+            found["settings"].append({"rate": rate, **setting})
             found["edge"].append(rate in (rates[0], rates[-1]))
-        found["curves"] = [[_finite(v) for v in values] for values in curve]
-        result[kind] = found
-    return result
+        result[kind] = {**found, "curves": curve}
+    ready: Row = as_json(result)
+    return ready
 
 
-def _mean_log(curves: np.ndarray) -> float:
-    """Of the lowest values: what tells settings apart that do not reach a goal for every seed."""
+def _mean_log(values: np.ndarray) -> float:
     with np.errstate(divide="ignore"):
-        return float(np.log(curves.min(axis=1)).mean())
+        return float(np.log(values).mean())
 
 
-def _steps(curves: np.ndarray, goals: np.ndarray) -> list[float]:
+def steps_to(curves: np.ndarray, goals: np.ndarray) -> list[float]:
     """Steps until each seed's goal; infinite where it is not reached."""
-    return [
-        float(EVERY * np.argmax(curve <= goal)) if (curve <= goal).any() else math.inf
-        for curve, goal in zip(curves, goals, strict=True)
-    ]
+    hits = [first_hit(curve, goal) for curve, goal in zip(curves, goals, strict=True)]
+    return [math.inf if hit is None else float(EVERY * hit) for hit in hits]
 
 
 def seconds(
-    names: Sequence[str], rounds: int, say: Callable[[str], None]
+    names: Sequence[str], rounds: int, kinds: Sequence[str] = KINDS
 ) -> dict[str, dict[str, float]]:
     """Processor seconds, which other programs hardly touch, of the gradient alone, and of a step of
-    both optimizers with its gradient: means over whole intervals, interleaved, their medians.
+    the optimizers with its gradient: means over whole intervals, interleaved, their medians.
     """
     found = {}
     for name in names:
         task = TASKS[name][2](0)
         held: dict[str, list[Any]] = {}
-        for kind, settings in SETTINGS.items():
-            optimizer = optimizer_of(kind, task, 1e-3, settings[0])
+        for kind in kinds:
+            optimizer = optimizer_of(kind, task, 1e-3, SETTINGS[kind][0])
             held[kind] = [optimizer, task.start, optimizer.init(task.start), 0]
         times: dict[str, list[float]] = {kind: [] for kind in ("gradient", *held)}
         for repeat in range(rounds + 1):  # the first warms up
@@ -197,59 +168,31 @@ def steps_table(tasks: Row) -> str:
     """One line for each task: steps to the three goals, and the settings that took so few to the
     last ("!" at an end of the grid).
     """
-    head = (
-        "",
-        "d",
-        "Adam",
-        "Shampoo",
-        "x fewer steps",
-        "Adam's rate, b1, b2",
-        "Shampoo's rate, momentum, ridge",
-    )
+    settings = ("Adam's rate, b1, b2", "Shampoo's rate, momentum, ridge")
     rows = []
     for one in tasks.values():
-        adam, shampoo = one["Adam"], one["Shampoo"]
-        rows.append(
-            [
-                one["title"],
-                str(one["d"]),
-                _many(adam["reached"]),
-                _many(shampoo["reached"]),
-                _many(_ratios(one)),
-                _settings(adam),
-                _settings(shampoo),
-            ]
-        )
-    return columns(head, rows)
+        row = [one["title"], str(one["d"]), *(_many(one[kind]["reached"]) for kind in KINDS)]
+        row.append(_many(_ratios(one)))
+        for kind in KINDS:
+            last = " ".join(f"{value:.2g}" for value in one[kind]["settings"][-1].values())
+            row.append(last + (" !" if one[kind]["edge"][-1] else ""))
+        rows.append(row)
+    return columns(("", "d", *KINDS, "x fewer steps", *settings), rows)
 
 
 def seconds_table(times: dict[str, dict[str, float]], tasks: Row) -> str:
     """One line for each task: milliseconds of the processor, and how much less of it the goals take
     where the steps are known.
     """
-    head = (
-        "",
-        "gradient ms",
-        "step with Adam ms",
-        "step with Shampoo ms",
-        "x less to the goals",
-    )
+    steps = (f"step with {kind} ms" for kind in KINDS)
     rows = []
     for name, one in times.items():
         slower = one["Shampoo"] / one["Adam"]
-        gain = (
-            [None if r is None else r / slower for r in _ratios(tasks[name])]
-            if name in tasks
-            else []
-        )
-        rows.append(
-            [
-                TASKS[name][0],
-                *(short(1e3 * one[kind]) for kind in ("gradient", "Adam", "Shampoo")),
-                _many(gain),
-            ]
-        )
-    return columns(head, rows)
+        ratios = _ratios(tasks[name]) if name in tasks else []
+        gain = _many([None if r is None else r / slower for r in ratios])
+        ms = (short(1e3 * one[kind]) for kind in ("gradient", *KINDS))
+        rows.append([TASKS[name][0], *ms, gain])
+    return columns(("", "gradient ms", *steps, "x less to the goals"), rows)
 
 
 def _ratios(task: Row) -> list[float | None]:
@@ -259,26 +202,5 @@ def _ratios(task: Row) -> list[float | None]:
     ]
 
 
-def _settings(found: Row) -> str:
-    """Those of the last goal."""
-    return " ".join(f"{value:.2g}" for value in found["settings"][-1].values()) + (
-        " !" if found["edge"][-1] else ""
-    )
-
-
 def _many(values: Sequence[float | None]) -> str:
     return " ".join("never" if v is None else short(v) for v in values)
-
-
-def _key(name: str, kind: str, rate: float, setting: dict[str, float], seed: int) -> str:
-    return "/".join(
-        (name, kind, f"{rate:.6g}", *(f"{value:g}" for value in setting.values()), str(seed))
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _infinite(curve: Sequence[float | None]) -> list[float]:
-    return [math.inf if v is None else v for v in curve]

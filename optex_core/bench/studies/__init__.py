@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optex_core
-from optex_core.bench._runner import choose, make_parser, mode_of, output_folder, say
-from optex_core.bench.studies.page import page, results
+from optex_core.bench._runner import choose, make_parser, output_folder, say
+from optex_core.bench.studies.report import page, results
 from optex_core.errors import CapabilityError
 
 EXAMPLES = """  optex-core bench studies --quick        that all of them run: two minutes
@@ -28,13 +28,8 @@ EXAMPLES = """  optex-core bench studies --quick        that all of them run: tw
 
 def main(argv: Sequence[str]) -> int:
     """Run the studies with the options `argv`; the exit status."""
-    parser = make_parser(
-        "studies",
-        __doc__,
-        EXAMPLES,
-        quick="small sizes and one seed: that they run",
-        full="more sizes and seeds",
-    )
+    texts = {"quick": "small sizes and one seed: that they run", "full": "more sizes and seeds"}
+    parser = make_parser("studies", __doc__, EXAMPLES, **texts)
     parser.add_argument("--studies", metavar="NAME,...", help="scripts (default: all)")
     parser.add_argument("--page", action="store_true", help="write the page, and measure nothing")
     args = parser.parse_args(argv)
@@ -49,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         RESULTS.write_text(text, encoding="utf-8")
         print(f"written: {scripts / 'README.md'}, {RESULTS}")
         return 0
-    mode, folder = mode_of(args), output_folder("studies", args).resolve()
-    options = [] if mode == "default" else [f"--{mode}"]
+    folder = output_folder("studies", args).resolve()
+    options = [] if args.mode == "default" else [f"--{args.mode}"]
     # These sources in the scripts too, whether or not another copy is installed.
     root = str(Path(optex_core.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]

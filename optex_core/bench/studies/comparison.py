@@ -14,7 +14,8 @@ from optex_core._minimize import minimize
 from optex_core.bench._lbfgsb import NAME as LBFGSB
 from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import Row
+from optex_core.bench._runner import Row, as_json
+from optex_core.bench._tables import first_hit
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import EvaluationError
@@ -38,18 +39,10 @@ POINTS = 21
 
 @dataclass(slots=True)
 class Run:
-    """One run of one method.
+    """One run of one method."""
 
-    Attributes
-    ----------
-    values : list of float
-        Without noise, after 0, 1, ... rounds; inf from where it is not finite.
-    gradients, seconds : lists
-        Spent until then.
-    """
-
-    values: list[float]
-    gradients: list[int]
+    values: list[float]  # without noise, after 0, 1, ... rounds; inf from where it is not finite
+    gradients: list[int]  # spent until then
     seconds: list[float]
 
     @property
@@ -60,59 +53,31 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem of a study.
-
-    Attributes
-    ----------
-    name, title : str
-    run : callable
-        ``run(method, rate, seed, workers) -> Run`` with `rounds` + 1 values; `rate` is None for
-        methods without one, `workers` as `minimize` takes it.
-    rates : sequence of float
-        The grid, ascending.
-    rounds, parallelism : int
-    noisy : bool
-        Goals must be met on the mean of three iterates.
-    methods : sequence of str
-    seeds : int
-    rates_of : str
-        Another task whose rates are taken; "": its own.
-    clock : sequence of str
-        Methods that also run on real workers.
-    workers : int
-        Real workers.
-    """
+    """One problem of a study."""
 
     name: str
     title: str
+    #: ``run(method, rate, seed, workers) -> Run`` with `rounds` + 1 values; the rate is None for
+    #: methods without one, `workers` as `minimize` takes it.
     run: Callable[[str, float | None, int, object], Run]
-    rates: Sequence[float]
+    rates: Sequence[float]  # the grid, ascending
     rounds: int
     parallelism: int
-    noisy: bool = False
+    noisy: bool = False  # goals must be met on the mean of three iterates
     methods: Sequence[str] = METHODS
     seeds: int = 5
-    rates_of: str = ""
-    clock: Sequence[str] = ()
-    workers: int = 2
+    rates_of: str = ""  # another task whose rates are taken; "": its own
+    clock: Sequence[str] = ()  # methods that also run on real workers
+    workers: int = 2  # real ones
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What `minimize` gets, and what is judged.
+    """What `minimize` gets, and what is judged."""
 
-    Attributes
-    ----------
-    fun : callable
-        ``fun(x) -> (value, gradient)``, with a keyword ``seed`` where it is noisy.
-    x0 : array, shape (d,)
-    value : callable or None
-        Without noise; None: `fun` has none.
-    """
-
-    fun: Callable[..., Any]
-    x0: np.ndarray
-    value: Callable[[np.ndarray], float] | None = None
+    fun: Callable[..., Any]  # x -> (value, gradient), with a keyword ``seed`` where it is noisy
+    x0: np.ndarray  # shape (d,)
+    value: Callable[[np.ndarray], float] | None = None  # without noise; None: `fun` has none
 
 
 def minimized(
@@ -133,13 +98,8 @@ def minimized(
         if method == LBFGSB:
             trace, _ = run_lbfgsb(objective.fun, objective.x0, max_evals=rounds)
             # An evaluation within a line search is no iterate: the best so far.
-            lowest = np.fmin.accumulate(trace.value)
-            return _padded(lowest, trace, rounds)
+            return _padded(np.fmin.accumulate(trace.value), trace, rounds)
         points = [objective.x0]
-
-        def note(intermediate_result: Any) -> None:
-            points.append(intermediate_result.x)
-
         given: Row = {} if rate is None else {"optimizer": optimizer(rate)}
         if method != RATELESS:
             given["strategy"] = ALONE if method == FASTER else method
@@ -147,7 +107,8 @@ def minimized(
         try:
             result = minimize(
                 objective.fun, objective.x0, parallelism=parallelism, workers=workers, rng=seed,
-                maxiter=rounds, gtol=0.0, callback=note, **given,
+                maxiter=rounds, gtol=0.0, **given,
+                callback=lambda intermediate_result: points.append(intermediate_result.x),
             )  # fmt: skip
         except EvaluationError as error:  # a simulator refuses points far outside its range
             result = error.partial_result
@@ -238,7 +199,7 @@ def _tune(one: Task, store: Store) -> dict[str, float]:
         tried = []
         for rate in one.rates:
             run = _kept(one, method, rate, TUNING_SEED, store)
-            hit = None if method == ALONE else _first(run.values, goal, one.noisy)
+            hit = None if method == ALONE else _first(one, run, goal)
             tried.append((math.inf if hit is None else hit, run.final, rate))
         _, final, found[method] = min(tried)
         goal = final if method == ALONE else goal
@@ -251,62 +212,43 @@ def _kept(
     one: Task, method: str, rate: float | None, seed: int, store: Store, workers: object = None
 ) -> Run:
     """The run, from the store where it is there."""
-    key = "/".join(
-        [one.name, method, "-" if rate is None else f"{rate:.6g}", str(seed)]
-        + ([] if workers is None else [f"{workers} workers"])
+    key = f"{one.name}/{method}/{'-' if rate is None else f'{rate:.6g}'}/{seed}"
+    cell = store.compute(
+        key if workers is None else f"{key}/{workers} workers",
+        lambda: as_json(one.run(method, rate, seed, workers)),
     )
-
-    def run() -> Row:
-        done = one.run(method, rate, seed, workers)
-        return {
-            "values": [v if math.isfinite(v) else None for v in done.values],
-            "gradients": done.gradients,
-            "seconds": [round(s, 5) for s in done.seconds],
-        }
-
-    cell = store.compute(key, run)
-    values = [math.inf if v is None else v for v in cell["values"]]
-    return Run(values, cell["gradients"], cell["seconds"])
+    return Run(**{**cell, "values": [math.inf if v is None else v for v in cell["values"]]})
 
 
-def _first(values: Sequence[float], goal: float, noisy: bool) -> int | None:
+def _first(one: Task, run: Run, goal: float) -> int | None:
     """The first round at the goal."""
-    curve = np.array(values)
-    if noisy and len(curve) > 2:  # the mean of three, counted at the last of them
+    curve = np.array(run.values)
+    if one.noisy and len(curve) > 2:  # the mean of three, counted at the last of them
         curve[2:] = (curve[:-2] + curve[1:-1] + curve[2:]) / 3
-    hits = np.flatnonzero(curve <= goal)
-    return int(hits[0]) if len(hits) else None
+    return first_hit(curve, goal)
 
 
 def _summary(
-    one: Task,
-    method: str,
-    rate: float | None,
-    runs: Sequence[Run],
-    goals: Sequence[float],
+    one: Task, method: str, rate: float | None, runs: Sequence[Run], goals: Sequence[float],
     store: Store,
-) -> Row:
-    hits = [_first(run.values, goal, one.noisy) for run, goal in zip(runs, goals, strict=True)]
+) -> Row:  # fmt: skip
+    def spent(runs: Sequence[Run], what: str) -> list[Any]:
+        """Of each run until its goal: "gradients", "seconds"."""
+        hits = [_first(one, run, goal) for run, goal in zip(runs, goals, strict=True)]
+        pairs = zip(hits, runs, strict=True)
+        return [None if hit is None else getattr(run, what)[hit] for hit, run in pairs]
+
     at = np.linspace(0, one.rounds, min(POINTS, one.rounds + 1)).astype(int)
     summary: Row = {
         "rate": rate,
         "edge": method in RATED and rate in (one.rates[0], one.rates[-1]),
-        "rounds": hits,
-        "gradients": [
-            None if h is None else r.gradients[h] for h, r in zip(hits, runs, strict=True)
-        ],
+        "rounds": [_first(one, run, goal) for run, goal in zip(runs, goals, strict=True)],
+        "gradients": spent(runs, "gradients"),
         "final": [run.final for run in runs],
         "curve": [[int(k), float(np.median([run.values[k] for run in runs]))] for k in at],
     }
     if method in one.clock:
-        clocked = [
-            _kept(one, method, rate, seed, store, 1 if method == LBFGSB else one.workers)
-            for seed in range(one.seeds)
-        ]
-        hits = [
-            _first(run.values, goal, one.noisy) for run, goal in zip(clocked, goals, strict=True)
-        ]
-        summary["seconds"] = [
-            None if h is None else run.seconds[h] for h, run in zip(hits, clocked, strict=True)
-        ]
+        workers = 1 if method == LBFGSB else one.workers
+        clocked = [_kept(one, method, rate, seed, store, workers) for seed in range(one.seeds)]
+        summary["seconds"] = spent(clocked, "seconds")
     return summary

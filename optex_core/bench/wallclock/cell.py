@@ -91,8 +91,10 @@ def run(setting: Setting) -> Row:
         _evaluator(setting, setting.workers, folder) as evaluator,
     ):
         place = (evaluator, folder)
-        alone = _run(setting, "sequential", 1, _some(setting), *place)[0]
-        parallel = _run(setting, "data_parallel", setting.workers, _some(setting), *place)[0]
+        # At least five rounds and about two seconds tell the time of ALONE of them.
+        some = min(ALONE, max(5, math.ceil(2000 / setting.milliseconds)))
+        alone = _run(setting, "sequential", 1, some, *place)[0]
+        parallel = _run(setting, "data_parallel", setting.workers, some, *place)[0]
         # The faster of two, since a shared machine has bad moments; which are short beside runs of
         # many seconds.
         runs = 2 if setting.milliseconds < LONG else 1
@@ -125,23 +127,20 @@ def run(setting: Setting) -> Row:
 def _dry_run(setting: Setting) -> None:
     """The engine alone, so that what is compiled or loaded once is no part of a measurement."""
     h = np.geomspace(1.0, 0.01, setting.d)
-    given: Row = {
-        "optimizer": SGD(1.0),
-        "parallelism": setting.workers,
-        "backend": setting.backend,
-    }
-    engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
-    with make_evaluator(
-        make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))
-    ) as evaluator:
-        EvaluationLoop(
-            engine,
-            evaluator,
-            FailurePolicy("raise", 0, None, None, None, None),
-            None,
-            Progress(False),
-            None,
-        ).run()
+    objective = make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))
+    with make_evaluator(objective) as evaluator:
+        _loop(setting, "auto", setting.workers, 6, evaluator)
+
+
+def _loop(
+    setting: Setting, strategy: str, parallelism: int, rounds: int, evaluator: Evaluator
+) -> Result:
+    engine = OptEx(
+        start(setting.d), optimizer=SGD(1.0), parallelism=parallelism, strategy=strategy,
+        backend=setting.backend, rng=0, maxiter=rounds, target=goal(setting.d),
+    )  # fmt: skip
+    policy = FailurePolicy("raise", 0, None, None, None, None)
+    return EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
 
 
 def why_not(executor: str) -> str:
@@ -150,11 +149,8 @@ def why_not(executor: str) -> str:
         if executor == "mpi":
             import mpi4py  # noqa: F401
 
-            return (
-                ""
-                if shutil.which("mpiexec")
-                else "there is no mpiexec on the PATH; run: python -m pip install mpich"
-            )
+            if not shutil.which("mpiexec"):
+                return "there is no mpiexec on the PATH; run: python -m pip install mpich"
         if executor == "dask":
             import distributed  # noqa: F401
         if executor == "ray":
@@ -162,11 +158,6 @@ def why_not(executor: str) -> str:
     except ImportError as error:
         return f"{error}; run: python -m pip install 'optex_core[{executor}]'"
     return ""
-
-
-def _some(setting: Setting) -> int:
-    """Rounds from which the time of ALONE of them is told: at least five, about two seconds."""
-    return int(min(ALONE, max(5, math.ceil(2000 / setting.milliseconds))))
 
 
 def _run(
@@ -180,16 +171,8 @@ def _run(
     """One run on workers that are up: result, seconds, timeline."""
     for path in Path(folder).iterdir():
         path.write_text("", encoding="utf-8")
-    given: Row = {
-        "optimizer": SGD(1.0),
-        "parallelism": parallelism,
-        "strategy": strategy,
-        "backend": setting.backend,
-    }
-    engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
-    policy = FailurePolicy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
-    result = EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
+    result = _loop(setting, strategy, parallelism, rounds, evaluator)
     wall = time.perf_counter() - begin
     _wake(evaluator, setting, lambda: len(_timeline(folder)) >= result.njev)
     return result, wall, _timeline(folder)
@@ -238,16 +221,10 @@ def _pool(executor: str, workers: int, stack: ExitStack) -> object:
     if executor == "dask":
         from distributed import LocalCluster
 
-        cluster = stack.enter_context(
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=":0",
-                memory_limit=0,
-            )
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0
         )
-        return stack.enter_context(dask(cluster))
+        return stack.enter_context(dask(stack.enter_context(cluster)))
     if executor == "ray":
         import ray as library
 
@@ -265,25 +242,13 @@ def _within_mpi(setting: Setting) -> Row:
     launcher = shutil.which("mpiexec")
     if launcher is None:
         raise MissingExtraError(why_not("mpi"))
-    script = [
-        "-m",
-        "mpi4py.futures",
-        "-m",
-        "optex_core",
-        "bench",
-        "wallclock",
-        "--cell",
-        json.dumps(asdict(setting)),
-    ]
-    words = [launcher, "-n", str(setting.workers + 1), sys.executable, *script]
+    script = ["-m", "mpi4py.futures", "-m", "optex_core", "bench", "wallclock", "--cell"]
+    processes, cell = str(setting.workers + 1), json.dumps(asdict(setting))
+    words = [launcher, "-n", processes, sys.executable, *script, cell]
     done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+        words, capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "OPTEX_BENCH_MPI": "1"},
-    )
+    )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("cell ")]
     if not lines:
         raise CapabilityError(
