@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL
 from optex_core.optimizers.base import ElementwiseOptimizer
@@ -28,14 +29,11 @@ class AdamBase(ElementwiseOptimizer):
         always zero.
     """
 
+    slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
     learning_rate: LearningRate = 1e-3
     b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
     b2: float = field(default=0.999, metadata=UNIT_INTERVAL)
     eps: float = field(default=1e-8, metadata=NONNEGATIVE_FINITE)
-
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("m", "v")
 
     @property
     def decay_weights(self) -> tuple[float, float, float, float]:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
-
-
-def adabelief_rule(xp):
-    def step(x, g, m, s, b1, c1, b2, c2, rate, root, eps):
-        m = b1 * m + c1 * g
-        s = b2 * s + c2 * (g - m) * (g - m) + eps
-        return x - rate * m / (xp.sqrt(s) / root + eps), m, s
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -40,13 +29,15 @@ class AdaBelief(AdamBase):
     code.
     """
 
-    name: ClassVar[str] = "adabelief"
+    name = "adabelief"
+    slot_names = ("m", "s")
     eps: float = field(default=1e-16, metadata=NONNEGATIVE_FINITE)
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("m", "s")
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, s, b1, c1, b2, c2, rate, root, eps):
+            m = b1 * m + c1 * g
+            s = b2 * s + c2 * (g - m) * (g - m) + eps
+            return x - rate * m / (xp.sqrt(s) / root + eps), m, s
 
-    @property
-    def rule(self) -> Rule:
-        return adabelief_rule
+        return step

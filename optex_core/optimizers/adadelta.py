@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import POSITIVE, UNIT_INTERVAL
-from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate
-
-
-def adadelta_rule(xp):
-    def step(x, g, s, u, rate, rho, rest, eps):
-        s = rho * s + rest * g * g
-        delta = xp.sqrt(u + eps) / xp.sqrt(s + eps) * g
-        u = rho * u + rest * delta * delta
-        return x - rate * delta, s, u
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -44,18 +32,21 @@ class Adadelta(ElementwiseOptimizer):
     PyTorch's.
     """
 
-    name: ClassVar[str] = "adadelta"
+    name = "adadelta"
+    slot_names = ("squares", "steps")
     learning_rate: LearningRate = 1.0
     rho: float = field(default=0.9, metadata=UNIT_INTERVAL)
     eps: float = field(default=1e-6, metadata=POSITIVE)
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("squares", "steps")
+    @staticmethod
+    def rule(xp):
+        def step(x, g, s, u, rate, rho, rest, eps):
+            s = rho * s + rest * g * g
+            delta = xp.sqrt(u + eps) / xp.sqrt(s + eps) * g
+            u = rho * u + rest * delta * delta
+            return x - rate * delta, s, u
 
-    @property
-    def rule(self) -> Rule:
-        return adadelta_rule
+        return step
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return rate, self.rho, 1 - self.rho, self.eps

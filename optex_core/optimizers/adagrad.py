@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE
-from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate
-
-
-def adagrad_rule(xp):
-    def step(x, g, s, rate, eps):
-        s = s + g * g
-        return x - rate * g / (xp.sqrt(s) + eps), s
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -40,22 +30,23 @@ class Adagrad(ElementwiseOptimizer):
     PyTorch's; its ``lr_decay`` is a schedule here.
     """
 
-    name: ClassVar[str] = "adagrad"
+    name = "adagrad"
+    slot_names = ("sum",)
     learning_rate: LearningRate = 1e-2
     initial_accumulator: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)
     eps: float = field(default=1e-10, metadata=NONNEGATIVE_FINITE)
 
+    @staticmethod
+    def rule(xp):
+        def step(x, g, s, rate, eps):
+            s = s + g * g
+            return x - rate * g / (xp.sqrt(s) + eps), s
+
+        return step
+
     @property
     def initial_slot_value(self) -> float:
         return self.initial_accumulator
-
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("sum",)
-
-    @property
-    def rule(self) -> Rule:
-        return adagrad_rule
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return rate, self.eps

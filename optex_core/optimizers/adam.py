@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
-
-
-def adam_rule(xp):
-    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps):
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        return x - rate * m / (xp.sqrt(v) / root + eps), m, v
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -42,8 +31,13 @@ class Adam(AdamBase):
     [3.5, -8.5]
     """
 
-    name: ClassVar[str] = "adam"
+    name = "adam"
 
-    @property
-    def rule(self) -> Rule:
-        return adam_rule
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps):
+            m = b1 * m + c1 * g
+            v = b2 * v + c2 * g * g
+            return x - rate * m / (xp.sqrt(v) / root + eps), m, v
+
+        return step

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
-
-
-def adamw_rule(xp):
-    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps, keep):
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        return keep * x - rate * m / (xp.sqrt(v) / root + eps), m, v
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -39,12 +28,17 @@ class AdamW(AdamBase):
     factor alone.
     """
 
-    name: ClassVar[str] = "adamw"
+    name = "adamw"
     decay: float = field(default=1e-2, metadata=NONNEGATIVE_FINITE)
 
-    @property
-    def rule(self) -> Rule:
-        return adamw_rule
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps, keep):
+            m = b1 * m + c1 * g
+            v = b2 * v + c2 * g * g
+            return keep * x - rate * m / (xp.sqrt(v) / root + eps), m, v
+
+        return step
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return *AdamBase.scalars(self, t, rate, host_scalars), 1 - rate * self.decay

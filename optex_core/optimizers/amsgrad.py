@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
-
-
-def amsgrad_rule(xp):
-    def step(x, g, m, v, top, b1, c1, b2, c2, rate, root, eps):
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        top = xp.maximum(top, v)
-        return x - rate * m / (xp.sqrt(top) / root + eps), m, v, top
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -34,12 +22,15 @@ class AMSGrad(AdamBase):
     the maximum.
     """
 
-    name: ClassVar[str] = "amsgrad"
+    name = "amsgrad"
+    slot_names = ("m", "v", "top")
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("m", "v", "top")
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, v, top, b1, c1, b2, c2, rate, root, eps):
+            m = b1 * m + c1 * g
+            v = b2 * v + c2 * g * g
+            top = xp.maximum(top, v)
+            return x - rate * m / (xp.sqrt(top) / root + eps), m, v, top
 
-    @property
-    def rule(self) -> Rule:
-        return amsgrad_rule
+        return step

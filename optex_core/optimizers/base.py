@@ -13,19 +13,9 @@ Adding an optimizer is one new file in this folder. It is then reachable by name
     \"\"\"Yogi.\"\"\"
 
     from dataclasses import dataclass
-    from typing import ClassVar
 
     from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
     from optex_core.optimizers.schedules import LearningRate
-
-
-    def yogi_rule(xp):
-        def step(x, g, m, v, b1, c1, c2, rate, root, eps):
-            m = b1 * m + c1 * g
-            v = v - c2 * xp.sign(v - g * g) * g * g
-            return x - rate * m / (xp.sqrt(v) / root + eps), m, v
-
-        return step
 
 
     @OPTIMIZERS.register
@@ -33,19 +23,21 @@ Adding an optimizer is one new file in this folder. It is then reachable by name
     class Yogi(ElementwiseOptimizer):
         \"\"\"Adam whose second moment moves by steps of bounded size.\"\"\"
 
-        name: ClassVar[str] = "yogi"
+        name = "yogi"
+        slot_names = ("m", "v")
         learning_rate: LearningRate = 1e-2
         b1: float = 0.9
         b2: float = 0.999
         eps: float = 1e-3
 
-        @property
-        def slot_names(self):
-            return ("m", "v")
+        @staticmethod
+        def rule(xp):
+            def step(x, g, m, v, b1, c1, c2, rate, root, eps):
+                m = b1 * m + c1 * g
+                v = v - c2 * xp.sign(v - g * g) * g * g
+                return x - rate * m / (xp.sqrt(v) / root + eps), m, v
 
-        @property
-        def rule(self):
-            return yogi_rule
+            return step
 
         def scalars(self, t, rate, host_scalars):
             b1, b2 = self.b1, self.b2
@@ -189,7 +181,9 @@ class ElementwiseOptimizer(Optimizer):
     @property
     @abstractmethod
     def rule(self) -> Rule:
-        """A module-level factory ``rule(xp) -> step(x, g, *slots, *scalars) -> (x, *slots)``."""
+        """A static method, or a function at module level: ``rule(xp) -> step``, with ``step(x, g,
+        *slots, *scalars) -> (x, *slots)``.
+        """
 
     @abstractmethod
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:

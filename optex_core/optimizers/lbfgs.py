@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class LBFGS(Optimizer):
     True
     """
 
-    name: ClassVar[str] = "lbfgs"
+    name = "lbfgs"
     memory: int = 20
     first_step: float | None = None
 

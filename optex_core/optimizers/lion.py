@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL
-from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate
-
-
-def lion_rule(xp):
-    def step(x, g, m, b1, c1, b2, c2, rate, keep):
-        return keep * x - rate * xp.sign(b1 * m + c1 * g), b2 * m + c2 * g
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -39,19 +30,19 @@ class Lion(ElementwiseOptimizer):
     rate for `AdamW` is their advice.
     """
 
-    name: ClassVar[str] = "lion"
+    name = "lion"
+    slot_names = ("m",)
     learning_rate: LearningRate = 1e-4
     b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
     b2: float = field(default=0.99, metadata=UNIT_INTERVAL)
     decay: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        return ("m",)
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, b1, c1, b2, c2, rate, keep):
+            return keep * x - rate * xp.sign(b1 * m + c1 * g), b2 * m + c2 * g
 
-    @property
-    def rule(self) -> Rule:
-        return lion_rule
+        return step
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         b1, b2 = self.b1, self.b2

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.schedules import LearningRate
-
-
-def nadam_rule(xp):
-    def step(x, g, m, v, b1, c1, b2, c2, now, ahead, root, eps):
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        return x - (now * g + ahead * m) / (xp.sqrt(v) / root + eps), m, v
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -40,13 +29,18 @@ class NAdam(AdamBase):
     momentum schedule of its report). Defaults are PyTorch's.
     """
 
-    name: ClassVar[str] = "nadam"
+    name = "nadam"
     learning_rate: LearningRate = 2e-3
     momentum_decay: float = field(default=4e-3, metadata=NONNEGATIVE_FINITE)
 
-    @property
-    def rule(self) -> Rule:
-        return nadam_rule
+    @staticmethod
+    def rule(xp):
+        def step(x, g, m, v, b1, c1, b2, c2, now, ahead, root, eps):
+            m = b1 * m + c1 * g
+            v = b2 * v + c2 * g * g
+            return x - (now * g + ahead * m) / (xp.sqrt(v) / root + eps), m, v
+
+        return step
 
     def init_host_scalars(self) -> tuple[float, ...]:
         return (1.0,)

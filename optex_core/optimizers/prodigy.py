@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import POSITIVE, UNIT_INTERVAL, check_fields
 from optex_core.backends import for_array
@@ -131,7 +130,7 @@ class Prodigy(Optimizer):
     True
     """
 
-    name: ClassVar[str] = "prodigy"
+    name = "prodigy"
     learning_rate: LearningRate = 1.0
     b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
     b2: float = field(default=0.999, metadata=UNIT_INTERVAL)

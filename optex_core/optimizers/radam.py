@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import POSITIVE
-from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
-
-
-def radam_rule(xp):
-    # One of `adaptive` and `plain` is zero: the choice is made on the host, by t alone.
-    def step(x, g, m, v, b1, c1, b2, c2, adaptive, plain, eps):
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        return x - m * (plain + adaptive / (xp.sqrt(v) + eps)), m, v
-
-    return step
 
 
 @OPTIMIZERS.register
@@ -42,12 +30,18 @@ class RAdam(AdamBase):
     1908.03265, algorithm 2. Defaults, the bound 5 and the place of eps are PyTorch's.
     """
 
-    name: ClassVar[str] = "radam"
+    name = "radam"
     eps: float = field(default=1e-8, metadata=POSITIVE)
 
-    @property
-    def rule(self) -> Rule:
-        return radam_rule
+    @staticmethod
+    def rule(xp):
+        # One of `adaptive` and `plain` is zero: the choice is made on the host, by t alone.
+        def step(x, g, m, v, b1, c1, b2, c2, adaptive, plain, eps):
+            m = b1 * m + c1 * g
+            v = b2 * v + c2 * g * g
+            return x - m * (plain + adaptive / (xp.sqrt(v) + eps)), m, v
+
+        return step
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         b1, b2 = self.b1, self.b2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import BOOLEAN, NONNEGATIVE_FINITE, UNIT_INTERVAL
 from optex_core.backends.types import Rule
@@ -76,7 +75,7 @@ class RMSprop(ElementwiseOptimizer):
     arXiv 1308.0850, equations 38 to 41. Form and defaults are PyTorch's.
     """
 
-    name: ClassVar[str] = "rmsprop"
+    name = "rmsprop"
     learning_rate: LearningRate = 1e-2
     alpha: float = field(default=0.99, metadata=UNIT_INTERVAL)
     eps: float = field(default=1e-8, metadata=NONNEGATIVE_FINITE)

@@ -149,7 +149,7 @@ class Constant(Schedule):
         Positive.
     """
 
-    name: ClassVar[str] = "constant"
+    name = "constant"
     value: float = field(metadata=POSITIVE)
 
     def __call__(self, t: int) -> float:
@@ -171,7 +171,7 @@ class Exponential(Schedule):
         Steps in which the rate falls by the factor `decay`.
     """
 
-    name: ClassVar[str] = "exponential"
+    name = "exponential"
     initial: float = field(metadata=POSITIVE)
     decay: float = field(metadata=checked_by(real, low=0.0, high=1.0, open_low=True))
     every: int = field(default=1, metadata=checked_by(integer, low=1))
@@ -195,7 +195,7 @@ class Step(Schedule):
         Positive, between one stretch and the next.
     """
 
-    name: ClassVar[str] = "step"
+    name = "step"
     initial: float = field(metadata=POSITIVE)
     every: int = field(metadata=checked_by(integer, low=1))
     factor: float = field(default=0.1, metadata=POSITIVE)
@@ -225,7 +225,7 @@ class Cosine(Schedule):
     1608.03983, equation 5, one period.
     """
 
-    name: ClassVar[str] = "cosine"
+    name = "cosine"
     initial: float = field(metadata=POSITIVE)
     steps: int = field(metadata=checked_by(integer, low=1))
     final: float = 0.0
@@ -260,7 +260,7 @@ class WarmUp(Schedule):
     [0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
     """
 
-    name: ClassVar[str] = "warm_up"
+    name = "warm_up"
     inner: float | Callable[[int], float]
     steps: int = field(metadata=checked_by(integer, low=0))
 
@@ -301,7 +301,7 @@ class OneCycle(Schedule):
     are PyTorch's.
     """
 
-    name: ClassVar[str] = "one_cycle"
+    name = "one_cycle"
     highest: float = field(metadata=POSITIVE)
     steps: int = field(metadata=checked_by(integer, low=2))
     rise: float = field(default=0.3, metadata=OPEN_UNIT_INTERVAL)
@@ -360,7 +360,7 @@ class ReduceOnPlateau(StatefulSchedule):
     0.4
     """
 
-    name: ClassVar[str] = "reduce_on_plateau"
+    name = "reduce_on_plateau"
     inner: float | Callable[[int], float]
     factor: float = field(default=0.1, metadata=OPEN_UNIT_INTERVAL)
     patience: int = field(default=10, metadata=checked_by(integer, low=0))

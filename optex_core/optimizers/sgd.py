@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import BOOLEAN, UNIT_INTERVAL
 from optex_core.backends.types import Rule
@@ -67,7 +66,7 @@ class SGD(ElementwiseOptimizer):
     [1.75, -3.5]
     """
 
-    name: ClassVar[str] = "sgd"
+    name = "sgd"
     affine = True
     learning_rate: LearningRate
     momentum: float = field(default=0.0, metadata=UNIT_INTERVAL)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -193,7 +192,7 @@ class Shampoo(KroneckerOptimizer):
     2
     """
 
-    name: ClassVar[str] = "shampoo"
+    name = "shampoo"
     # With "large" interval and start are those of AlgoPerf's JAX baseline, block_size is Meta's.
     PRESETS = {
         "b2": (0.95, 0.995),

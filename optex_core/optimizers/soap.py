@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -111,7 +110,7 @@ class SOAP(KroneckerOptimizer):
     2
     """
 
-    name: ClassVar[str] = "soap"
+    name = "soap"
     # With "large" moments, vectors and interval are the paper's.
     PRESETS = {
         "b1": (0.9, 0.95),

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class ClipByNorm(_GradientClip):
     arXiv 1211.5063, algorithm 1.
     """
 
-    name: ClassVar[str] = "clip_by_norm"
+    name = "clip_by_norm"
     max_norm: float = field(metadata=POSITIVE)
 
     def _clipped(self, g: Array, library: Backend) -> Array:
@@ -149,7 +149,7 @@ class ClipByValue(_GradientClip):
         Positive, in units of the gradient.
     """
 
-    name: ClassVar[str] = "clip_by_value"
+    name = "clip_by_value"
     max_value: float = field(metadata=POSITIVE)
 
     def _clipped(self, g: Array, library: Backend) -> Array:
@@ -192,7 +192,7 @@ class WeightDecay(OptimizerWrapper):
     algorithms 1 and 2.
     """
 
-    name: ClassVar[str] = "weight_decay"
+    name = "weight_decay"
     decay: LearningRate = field(metadata={"check": _check_decay})
 
     @property
@@ -248,7 +248,7 @@ class Projected(OptimizerWrapper):
     Automatic Control 21, 1976, equation 2.
     """
 
-    name: ClassVar[str] = "projected"
+    name = "projected"
     low: Array | float = -math.inf
     high: Array | float = math.inf
 
@@ -315,8 +315,8 @@ class BestSoFar(OptimizerWrapper):
     (array([1.]), 0.5)
     """
 
-    name: ClassVar[str] = "best_so_far"
-    needs_value: ClassVar[bool] = True
+    name = "best_so_far"
+    needs_value = True
 
     @property
     def affine(self) -> bool:

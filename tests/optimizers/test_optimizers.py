@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import textwrap
 import json
 import math
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_every_rule_compiles_and_stays_in_single_precision(case):
 def test_rules_hold_no_float_literals():
     # One literal makes Numba compute a float32 loop in float64, at half the speed.
     for rule in {make(case).rule for case in CASES}:
-        tree = ast.parse(inspect.getsource(rule))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(rule)))
         assert not [
             node.value
             for node in ast.walk(tree)
