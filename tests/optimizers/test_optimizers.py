@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
