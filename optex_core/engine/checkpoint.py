@@ -39,7 +39,7 @@ from optex_core.engine.trace import Trace
 from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._pytree import is_array, tree_flatten, tree_unflatten
+from optex_core.optimizers._pytree import is_array, tree_leaves, tree_unflatten
 from optex_core.strategies._noise_status import KNOWN_STATUSES, UNKNOWN
 from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
@@ -153,7 +153,7 @@ def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
         told = {i: one for i, one in enumerate(r.observations) if one is not None}
         vectors |= {f"round/{i}": one.gradient for i, one in told.items()}
     for key, name in TREE_KEYS.items():
-        leaves, _ = tree_flatten(getattr(s, name))
+        leaves = tree_leaves(getattr(s, name))
         found = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
         header[key] = [{"array": i} if i in found else to_spec(a) for i, a in enumerate(leaves)]
         vectors |= {f"{key}/{i}": leaf for i, leaf in found.items()}
@@ -275,7 +275,7 @@ def _restore_state(
     s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
     for (key, name), part in zip(TREE_KEYS.items(), ("optimizer", "strategy"), strict=True):
         fresh = getattr(s, name)
-        expected, _ = tree_flatten(fresh)
+        expected = tree_leaves(fresh)
         leaves = [
             vector(f"{key}/{leaf['array']}")
             if isinstance(leaf, dict) and "array" in leaf

@@ -8,7 +8,7 @@ str and None.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, TypeGuard
 
@@ -17,27 +17,16 @@ import numpy as np
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
-_SUPPORTED = (
-    "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str "
-    "and None"
-)
 _SCALARS = {int, float, bool, str, type(None)}
 
 
-def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
-    """``(leaves, describe)``: the leaves in a fixed order, not copied, and one line of text for
-    each with its place and kind, such as ``"slots[0]: float64[8]"``.
+def tree_leaves(tree: Any) -> list[Any]:
+    """The leaves in a fixed order, not copied.
 
     ArgumentTypeError, which names type and place, for what is of no supported type.
     """
-    pairs = list(_iter_leaves(tree, ""))
-    return [leaf for _, leaf in pairs], [f"{at or 'state'}: {_kind(leaf)}" for at, leaf in pairs]
-
-
-def tree_leaves(tree: Any) -> list[Any]:
-    """The leaves alone: most states are walked in a fifth of the time."""
-    found: list[object] = []
-    _collect_leaves(tree, found)
+    found: list[Any] = []
+    _collect(tree, found, ())
     return found
 
 
@@ -45,14 +34,26 @@ def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
     """The tree with ``function(leaf)`` in place of every leaf, called in the order of
     `tree_leaves`.
     """
-    parts = None if is_array(tree) else _children(tree, "")
-    return (
-        function(tree) if parts is None else _refill(tree, [tree_map(p, function) for p in parts])
-    )
+    labels = None if is_array(tree) else _labels(tree)
+    if labels is None:
+        return function(tree)
+    parts = [tree_map(_part(tree, label), function) for label in labels]
+    kind: Any = type(tree)
+    if kind is dict:
+        found = dict(zip(labels, parts, strict=True))
+        return {key: found[key] for key in tree}
+    if issubclass(kind, (tuple, list)):
+        return kind._make(parts) if hasattr(kind, "_make") else kind(parts)
+    # Not through __init__: the state was valid when it was saved, and fields with init=False must
+    # come back too.
+    new = object.__new__(kind)
+    for name, part in zip(labels, parts, strict=True):
+        object.__setattr__(new, name, part)
+    return new
 
 
 def tree_unflatten(template: object, leaves: Sequence[object]) -> object:
-    """Put `leaves` back into the nesting of `template`, the inverse of `tree_flatten`.
+    """Put `leaves` back into the nesting of `template`, the inverse of `tree_leaves`.
 
     Classes, keys and lengths are the template's, or ArgumentError; a leaf that was None or 0.0 at
     first may have become an array. Arrays of shape () stand for Python scalars, as files return
@@ -65,7 +66,16 @@ def tree_unflatten(template: object, leaves: Sequence[object]) -> object:
             f"state has {expected}; were its settings changed?"
         )
     remaining = iter(leaves)
-    return tree_map(template, lambda old: _restored(old, next(remaining)))
+
+    def restored(old: object) -> object:
+        leaf = next(remaining)
+        if not isinstance(leaf, np.ndarray) or leaf.ndim:
+            return leaf
+        if isinstance(old, np.generic):
+            return leaf[()]
+        return leaf if is_array(old) else leaf.item()
+
+    return tree_map(template, restored)
 
 
 def is_array(tree: object) -> TypeGuard[Array]:
@@ -81,97 +91,50 @@ def _field_names(kind: Any) -> tuple[str, ...] | None:
     return getattr(kind, "_fields", None) if issubclass(kind, tuple) else None
 
 
-def _children(tree: Any, place: str) -> list[Any] | None:
-    """The parts of a container; None for a leaf."""
+def _labels(tree: Any) -> Iterable[Any] | None:
+    """The indices, keys or names of fields of the parts of a container; None for a leaf."""
     kind: object = type(tree)
     if kind is tuple or kind is list:
-        return list(tree)
-    if kind is dict:
-        return [tree[key] for key in _sorted_keys(tree, place)]
-    names = _field_names(kind)
-    return None if names is None else [getattr(tree, name) for name in names]
+        return range(len(tree))
+    return sorted(tree, key=lambda k: (type(k).__name__, k)) if kind is dict else _field_names(kind)
 
 
-def _labels(tree: Any, place: str) -> list[str]:
-    """The places of the parts of a container."""
-    if type(tree) is dict:
-        return [f"{place}[{key!r}]" for key in _sorted_keys(tree, place)]
-    kind: object = type(tree)
-    names = _field_names(kind)
-    if names is None:
-        return [f"{place}[{i}]" for i in range(len(tree))]
-    return [f"{place}.{name}".lstrip(".") for name in names]
+def _part(tree: Any, label: Any) -> Any:
+    return tree[label] if type(tree) in (tuple, list, dict) else getattr(tree, label)
 
 
-def _refill(tree: Any, parts: list[Any]) -> Any:
-    """A container like `tree` with other parts."""
-    kind: Any = type(tree)
-    if kind is dict:
-        found = dict(zip(_sorted_keys(tree, ""), parts, strict=True))
-        return {key: found[key] for key in tree}
-    if issubclass(kind, (tuple, list)):
-        return kind._make(parts) if hasattr(kind, "_make") else kind(parts)
-    # Not through __init__: the state was valid when it was saved, and fields with init=False must
-    # come back too.
-    new = object.__new__(kind)
-    for name, part in zip(_field_names(kind) or (), parts, strict=True):
-        object.__setattr__(new, name, part)
-    return new
-
-
-def _sorted_keys(tree: dict[object, object], place: str) -> list[object]:
-    for key in tree:
-        if type(key) not in {str, int}:
-            raise ArgumentTypeError(
-                f"{place or 'the state'} is a dict with the key {key!r}; keys must be str or int"
-            )
-    return sorted(tree, key=lambda key: (type(key).__name__, key))
-
-
-def _iter_leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """(place, leaf) in order."""
-    kind = type(tree)
-    if kind in _SCALARS:
-        yield place, tree
-    elif is_array(tree):
-        if getattr(tree.dtype, "hasobject", False):
-            raise ArgumentTypeError(
-                f"{place or 'the state'} is an array of objects; a state may hold "
-                f"arrays of numbers only"
-            )
-        yield place, tree
-    else:
-        parts = _children(tree, place)
-        if parts is None:
-            raise ArgumentTypeError(
-                f"{place or 'the state'} is of type {kind.__module__}.{kind.__qualname__}, "
-                f"which cannot be saved; use {_SUPPORTED}"
-            )
-        for label, part in zip(_labels(tree, place), parts, strict=True):
-            yield from _iter_leaves(part, label)
-
-
-def _collect_leaves(tree: Any, found: list[Any]) -> None:
+def _collect(tree: Any, found: list[Any], place: tuple[Any, ...]) -> None:
+    """Append the leaves; `place` is (place of the container, its type, label), or ()."""
     kind = type(tree)
     if kind in _SCALARS or (kind is np.ndarray and not tree.dtype.hasobject):
         found.append(tree)
-    elif kind is not dict and not is_array(tree) and (parts := _children(tree, "")) is not None:
-        for part in parts:
-            _collect_leaves(part, found)
+    elif is_array(tree):
+        if getattr(tree.dtype, "hasobject", False):
+            raise ArgumentTypeError(
+                f"{_text(place)} is an array of objects; a state may hold arrays of numbers only"
+            )
+        found.append(tree)
     else:
-        found.extend(leaf for _, leaf in _iter_leaves(tree, ""))
+        if kind is dict and (bad := [key for key in tree if type(key) not in {str, int}]):
+            raise ArgumentTypeError(
+                f"{_text(place)} is a dict with the key {bad[0]!r}; keys must be str or int"
+            )
+        labels = _labels(tree)
+        if labels is None:
+            raise ArgumentTypeError(
+                f"{_text(place)} is of type {kind.__module__}.{kind.__qualname__}, which cannot be "
+                "saved; use dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, "
+                "int, float, bool, str and None"
+            )
+        for label in labels:
+            _collect(_part(tree, label), found, (place, kind, label))
 
 
-def _restored(old: object, leaf: object) -> object:
-    if isinstance(leaf, np.ndarray) and leaf.ndim == 0:
-        if isinstance(old, np.generic):
-            return leaf[()]
-        if not is_array(old):
-            return leaf.item()
-    return leaf
-
-
-def _kind(leaf: Any) -> str:
-    if is_array(leaf):
-        return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
-    return "None" if leaf is None else type(leaf).__name__
+def _text(place: tuple[Any, ...]) -> str:
+    """A place for messages: ``slots[0]``."""
+    text = ""
+    while place:
+        place, kind, label = place
+        fields = kind not in (tuple, list, dict)
+        text = (f".{label}" if fields else f"[{label!r}]") + text
+    return text.lstrip(".") or "the state"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentTypeError
-from optex_core.optimizers._pytree import tree_flatten
+from optex_core.optimizers._pytree import tree_leaves
 from optex_core.testing.check_suite import CheckFailed
 from optex_core.types import Array
 
@@ -24,7 +24,7 @@ A = TypeVar("A", bound=Array)
 def leaves(tree: Any) -> list[Any]:
     """The arrays and scalars of a nested state; of one that is no tree, the object itself."""
     try:
-        return tree_flatten(tree)[0]
+        return tree_leaves(tree)
     except ArgumentTypeError:
         return [tree]
 

@@ -18,7 +18,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.errors import ArgumentError, ArgumentTypeError, ProtocolError
-from optex_core.optimizers._pytree import tree_flatten
+from optex_core.optimizers._pytree import tree_leaves
 
 SHAPES = {"w": (40, 24), "v": (24, 16), "b": (24,)}
 D = 40 * 24 + 24 * 16 + 24
@@ -48,7 +48,7 @@ def expected():
 
 
 def same(one, two):
-    (left, _), (right, _) = tree_flatten(one), tree_flatten(two)
+    left, right = tree_leaves(one), tree_leaves(two)
     return all(
         np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
     )

@@ -7,7 +7,7 @@ import inspect
 import numpy as np
 
 from optex_core.optimizers._kronecker.matrix_jobs import solve_job
-from optex_core.optimizers._pytree import tree_flatten
+from optex_core.optimizers._pytree import tree_leaves
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
 D = 24 + 4 + 1 + 20
@@ -48,7 +48,10 @@ def walked(optimizer, steps=25, x=None, state=None, first=0, backend=None, trust
 
 
 def same_bits(a, b):
-    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
-    return kinds == others and all(
-        np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True)
+    left, right = tree_leaves(a), tree_leaves(b)
+    return len(left) == len(right) and all(
+        type(p) is type(q)
+        and getattr(p, "dtype", None) == getattr(q, "dtype", None)
+        and np.asarray(p).tobytes() == np.asarray(q).tobytes()
+        for p, q in zip(left, right, strict=True)
     )

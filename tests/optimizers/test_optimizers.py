@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._pytree import tree_flatten
+from optex_core.optimizers._pytree import tree_leaves
 from optex_core.optimizers.adabelief import AdaBelief
 from optex_core.optimizers.adadelta import Adadelta
 from optex_core.optimizers.adagrad import Adagrad
@@ -90,9 +90,12 @@ def walked(
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
-    return kinds == others and all(
-        np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True)
+    left, right = tree_leaves(a), tree_leaves(b)
+    return len(left) == len(right) and all(
+        type(p) is type(q)
+        and getattr(p, "dtype", None) == getattr(q, "dtype", None)
+        and np.asarray(p).tobytes() == np.asarray(q).tobytes()
+        for p, q in zip(left, right, strict=True)
     )
 
 

@@ -20,7 +20,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers._kronecker.blocking import BlockRules, make_layout
 from optex_core.optimizers._kronecker.matrix_jobs import MatrixResult
 from optex_core.optimizers._kronecker.matrix_roots import inverse_roots
-from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
+from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
 from optex_core.optimizers.parameter_blocks import blocks_from_shapes
 from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.digits import exact, rounded
@@ -511,7 +511,7 @@ def test_steps_are_pure(settings):
     x = start()
     _, state = walked(optimizer, 6)
     g = gradient(x)
-    given = [x, g, *(leaf for leaf in tree_flatten(state)[0] if isinstance(leaf, np.ndarray))]
+    given = [x, g, *(leaf for leaf in tree_leaves(state) if isinstance(leaf, np.ndarray))]
     for array in given:
         array.flags.writeable = False
     first, second = optimizer.step(x, g, state), optimizer.step(x, g, state)
@@ -525,7 +525,7 @@ def test_a_saved_state_goes_on_with_the_same_bits_jobs_in_flight_included(delay)
     x = start()
     path, state = walked(optimizer, 11)
     assert (sum(job is not None for job in state.pending) > 0) == (delay > 0)
-    leaves, _ = tree_flatten(state)
+    leaves = tree_leaves(state)
     back = tree_unflatten(
         optimizer.init(x), [np.asarray(leaf) if leaf is not None else None for leaf in leaves]
     )
@@ -816,7 +816,7 @@ def test_the_plan_is_what_is_allocated(capsys):
     for t in range(30):
         x, state = optimizer.step(x, gradient(x, t), state)
     arrays = {
-        name: [a for a in tree_flatten(getattr(state, name))[0] if a is not None]
+        name: [a for a in tree_leaves(getattr(state, name)) if a is not None]
         for name in ("statistics", "matrices", "slots", "pending")
     }
     found = {name: sum(a.nbytes for a in many) for name, many in arrays.items()}

@@ -24,7 +24,7 @@ from optex_core.optimizers._kronecker.matrix_jobs import (
     solve_job,
     tril_indices,
 )
-from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
+from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
 from optex_core.testing import check_optimizer
 from optex_core.testing.reference.soap import soap_path
 
@@ -260,7 +260,7 @@ def test_a_saved_state_goes_on_with_the_same_bits_jobs_in_flight_included(delay)
     optimizer = ox.SOAP(0.05, shapes=SHAPES, interval=3, delay=delay)
     path, state = walked(optimizer, 11)
     assert (optimizer.report(state)["pending"] > 0) == (delay > 0)
-    leaves, _ = tree_flatten(state)
+    leaves = tree_leaves(state)
     arrays = [np.asarray(leaf) if leaf is not None else None for leaf in leaves]
     back = tree_unflatten(optimizer.init(start()), arrays)
     one, two = (walked(optimizer, 9, path[-1], s, 11) for s in (state, back))
@@ -300,7 +300,7 @@ def test_steps_are_pure(settings):
     x = start()
     _, state = walked(optimizer, 6)
     g = gradient(x)
-    given = [x, g, *(leaf for leaf in tree_flatten(state)[0] if isinstance(leaf, np.ndarray))]
+    given = [x, g, *(leaf for leaf in tree_leaves(state) if isinstance(leaf, np.ndarray))]
     for array in given:
         array.flags.writeable = False
     first, second = optimizer.step(x, g, state), optimizer.step(x, g, state)
@@ -396,7 +396,7 @@ def test_the_plan_is_what_is_allocated():
     assert "no: Adam alone" in str(plan)
     _, state = walked(optimizer, 30, x)
     found = {
-        name: sum(a.nbytes for a in tree_flatten(getattr(state, name))[0] if a is not None)
+        name: sum(a.nbytes for a in tree_leaves(getattr(state, name)) if a is not None)
         for name in ("statistics", "matrices", "slots", "pending")
     }
     assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())

@@ -17,7 +17,7 @@ from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._on_backend import bind_optimizer
-from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
+from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, Optimizer
 from optex_core.optimizers.lbfgs import LBFGS
 from optex_core.optimizers.schedules import LearningRate
@@ -372,7 +372,7 @@ def affine_steps_are_affine(s: OptimizerSubject) -> None:
     """
     rng, optimizer = np.random.default_rng(0), s.optimizer
     template = step_path(optimizer, sample_start(s.length), sample_gradients(s.length, 3))[-1][1]
-    leaves = tree_flatten(template)[0]
+    leaves = tree_leaves(template)
     vectors = [i for i, leaf in enumerate(leaves) if np.shape(leaf) == (s.length,)]
 
     def stepped(rows: np.ndarray) -> np.ndarray:
@@ -380,7 +380,7 @@ def affine_steps_are_affine(s: OptimizerSubject) -> None:
         for i, row in zip(vectors, rows[2:], strict=True):
             filled[i] = row
         x, state = optimizer.step(rows[0], rows[1], tree_unflatten(template, filled))
-        after = tree_flatten(state)[0]
+        after = tree_leaves(state)
         return np.stack([x, *(after[i] for i in vectors)])
 
     p, q = rng.uniform(0.5, 2.0, size=(2, 2 + len(vectors), s.length))
