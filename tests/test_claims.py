@@ -8,13 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from _page import losses, results
 
 import optex_core
 from optex_core.bench import get_case
 from optex_core.bench._committed import RESULTS, blocks, committed, with_blocks
 from optex_core.bench._runner import choose
 from optex_core.bench.lbfgs import SHARES, summarize
-from optex_core.bench.studies.report import results
 from optex_core.errors import CheckpointError
 from optex_core.problems import get_problem
 
@@ -148,7 +148,8 @@ def test_commands_are_found() -> None:
 
 def test_results_hold_the_tables_of_the_committed_runs() -> None:
     text = RESULTS.read_text(encoding="utf-8")
-    assert text == with_blocks(text, blocks(results(ROOT / "examples" / "studies" / "results")))
+    studies = results(ROOT / "examples" / "studies" / "results")
+    assert text == with_blocks(text, {**blocks(), "studies": losses(studies)})
 
 
 def test_a_mark_that_is_missing_is_named() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _comparison import TUNING_SEED
+from _study import Findings, Study, Table, run_study
 
 import optex_core as ox
 from optex_core.async_sgd.hogwild import full_value_and_gradient
@@ -20,8 +22,6 @@ from optex_core.bench._tables import short
 from optex_core.bench.async_sgd.measurements import losses as bench_losses
 from optex_core.bench.async_sgd.measurements import sleeping
 from optex_core.bench.async_sgd.problems import sparse_logistic
-from optex_core.bench.studies.comparison import TUNING_SEED
-from optex_core.bench.studies.study import Findings, Study, Table, run_study
 from optex_core.engine.plots import COLOURS
 
 #: The applications are packages in the folder above.

@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import cdist
-
-import optex_core as ox
-from optex_core.bench._result_store import Store
-from optex_core.bench._tables import short
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     ALONE,
     FASTER,
     LBFGSB,
@@ -28,7 +23,12 @@ from optex_core.bench.studies.comparison import (
     Objective,
     minimized,
 )
-from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from _study import Findings, Study, Table, run_study
+from scipy.spatial.distance import cdist
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
+from optex_core.bench._tables import short
 from optex_core.engine.plots import COLOURS
 from optex_core.model.kernels import KERNELS
 from optex_core.problems import get_problem

@@ -11,11 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _network_models import Characters, Digits, Minibatches
-
-import optex_core as ox
-from optex_core.bench._result_store import Store
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     IDEAL,
     LBFGSB,
     METHODS,
@@ -23,12 +19,16 @@ from optex_core.bench.studies.comparison import (
     compare,
     task,
 )
-from optex_core.bench.studies.report import (
+from _network_models import Characters, Digits, Minibatches
+from _report import (
     draw_curves,
     finals_table,
     rounds_table,
 )
-from optex_core.bench.studies.study import Findings, Study, run_study
+from _study import Findings, Study, run_study
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
 
 TEXT = """Digits: 1,797 images of 8 x 8 (scikit-learn), a residual network with two blocks, 4,522
 parameters, batches of 64. Characters: the next character of `pydoc_data.topics` from the eight

@@ -15,11 +15,7 @@ from typing import Any
 
 import numpy as np
 from _classic_control import Acrobot, CartPole, Environment, Games, MountainCar
-from _q_network import QNetwork, evaluate
-
-import optex_core as ox
-from optex_core.bench._result_store import Store
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     ALONE,
     FASTER,
     IDEAL,
@@ -30,8 +26,12 @@ from optex_core.bench.studies.comparison import (
     Task,
     compare,
 )
-from optex_core.bench.studies.report import median, spread
-from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from _q_network import QNetwork, evaluate
+from _report import median, spread
+from _study import Findings, Study, Table, run_study
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
 from optex_core.engine.plots import COLOURS, DASHES
 
 TEXT = """Deep Q-learning with a tanh network of two layers of 32 units in NumPy: in every round 16

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _study import Findings, Study, Table, run_study
 
 from optex_core.bench._result_store import Store
 from optex_core.bench._tables import short
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import EVERY, SETTINGS, compared, seconds
-from optex_core.bench.studies.study import Findings, Study, Table, run_study
 from optex_core.engine.plots import COLOURS
 
 TEXT = """Steps to the value that tuned Adam has after a third, two thirds and all of its steps,

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _resistivity import ACROSS, DOWN, GROUND, Resistivity
-
-import optex_core as ox
-from optex_core.bench._result_store import Store
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     ALONE,
     IDEAL,
     LBFGSB,
@@ -26,12 +22,16 @@ from optex_core.bench.studies.comparison import (
     compare,
     task,
 )
-from optex_core.bench.studies.report import (
+from _report import (
     draw_curves,
     finals_table,
     rounds_table,
 )
-from optex_core.bench.studies.study import Findings, Study, run_study
+from _resistivity import ACROSS, DOWN, GROUND, Resistivity
+from _study import Findings, Study, run_study
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
 from optex_core.problems import get_problem
 
 TEXT = """Heat inversion: the conductivity of every cell of a plate from noisy temperatures, 48 x 48

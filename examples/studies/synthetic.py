@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-import optex_core as ox
-from optex_core.bench._result_store import Store
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     IDEAL,
     METHODS,
     Objective,
@@ -21,13 +18,16 @@ from optex_core.bench.studies.comparison import (
     minimized,
     task,
 )
-from optex_core.bench.studies.report import (
+from _report import (
     draw_curves,
     finals_table,
     rounds_table,
     spread,
 )
-from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from _study import Findings, Study, Table, run_study
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
 from optex_core.problems import get_problem
 
 TEXT = """Ackley, Sphere, Rosenbrock and Levy, functions of the OptEx paper, from its start

@@ -1,6 +1,4 @@
-"""Tables of RESULTS.md that are printed from the JSON files of finished runs, in ``results/`` and
-in the folder of the studies.
-"""
+"""Tables of RESULTS.md that are printed from the JSON files of finished runs in ``results/``."""
 
 from __future__ import annotations
 
@@ -14,7 +12,6 @@ from optex_core.bench.lbfgs import report as lbfgs_report
 from optex_core.bench.overhead.lookahead import table as lookahead_table
 from optex_core.bench.shampoo.losses import losses_table
 from optex_core.bench.shampoo.tuning import seconds_table, steps_table
-from optex_core.bench.studies.report import losses
 from optex_core.errors import CheckpointError
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -27,8 +24,8 @@ def committed(name: str) -> Row:
     return found
 
 
-def blocks(studies: Mapping[str, Row]) -> dict[str, str]:
-    """Name to text of all tables; `studies`: their documents by name."""
+def blocks() -> dict[str, str]:
+    """Name to text of all tables."""
     steps = committed("shampoo_steps")["tasks"]
     return {
         "lbfgs": _verbatim(lbfgs_report(committed("lbfgs")["rows"])),
@@ -37,7 +34,6 @@ def blocks(studies: Mapping[str, Row]) -> dict[str, str]:
         "shampoo losses": _verbatim(losses_table(committed("shampoo_losses")["losses"])),
         "shampoo steps": _verbatim(steps_table(steps)),
         "shampoo seconds": _verbatim(seconds_table(committed("shampoo_seconds")["seconds"], steps)),
-        "studies": losses(studies),
     }
 
 

@@ -4,7 +4,6 @@ that of the prototype; it can be resumed.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -298,22 +297,6 @@ class TestCells:
         assert set(summary) == {"given", "best", "noise"}
         assert summary["given"]["N=2"]["target"]["over_target"] == pytest.approx(1.0, rel=1e-14)
         assert summary["given"]["N=2"]["sequential"]["slower"] == []
-
-    def test_picture(self, measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-        if importlib.util.find_spec("matplotlib") is None:
-            pytest.skip("matplotlib is not installed")
-        from matplotlib.figure import Figure
-
-        from optex_core.bench.efficiency.plot import draw_efficiency
-
-        figure = Figure()
-        draw_efficiency(measured[1], tiny(), figure)
-        titles = [axes.get_title() for axes in figure.axes]
-        assert len(titles) == 3
-        assert "N = 2, each at its best rate" in titles[1]
-        shown = [text.get_text() for text in figure.axes[0].texts]
-        assert shown.count("1.0") >= 4  # sequential and data_parallel, on both
-        figure.savefig(tmp_path / "e.png")
 
 
 class TestStore:

@@ -9,14 +9,13 @@ steps; counted are the steps that the best setting of each needs, the mean of th
 must be named, adds the same trials of pytorch_optimizer's SOAP. "seconds"
 times steps on the tasks, "times" on tiles of one size; what is compared is interleaved in one run.
 The folder of the run holds ``trials.jsonl`` (one line for each finished trial of the parts "steps"
-and "losses"), ``shampoo.json``, ``.txt`` and ``.png``.
+and "losses"), ``shampoo.json`` and ``.txt``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,16 +28,11 @@ from optex_core.bench.shampoo.losses import PEER_ROWS, ROWS, STEPS, least_losses
 from optex_core.bench.shampoo.step_time import SMALL, measure, measure_small, times_table
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import (
-    EVERY,
-    KINDS,
     compared,
     seconds,
     seconds_table,
     steps_table,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and times: an hour
   optex-core bench shampoo --quick     two tasks, one seed, short times: half a minute
@@ -96,25 +90,7 @@ def main(argv: Sequence[str]) -> int:
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in SMALL.values())
         table = columns(("", "processor ms"), [[n, f"{1e3 * s:.3f}"] for n, s in small.items()])
         texts.append(f"A step on small tensors ({shapes})\n\n{table}")
-    tasks = document["tasks"]
-    draw = (lambda figure: draw_curves(tasks, figure)) if tasks else None
-    return finish("shampoo", folder, "\n\n\n".join(texts) + "\n", document, draw)
-
-
-def draw_curves(tasks: Row, figure: Figure) -> None:
-    """Values against steps, both at their best setting, every seed a line."""
-    down = -(-len(tasks) // 2)
-    figure.set_size_inches(11.0, 3.4 * down)
-    for i, one in enumerate(tasks.values()):
-        axes = figure.add_subplot(down, 2, i + 1)
-        for kind, colour in zip(KINDS, ("tab:gray", "tab:blue"), strict=True):
-            for seed, curve in enumerate(one[kind]["curves"]):
-                values = [np.nan if v is None else v for v in curve]
-                label = kind if seed == 0 else None
-                axes.semilogy(EVERY * np.arange(len(values)), values, color=colour, label=label)
-        axes.set_title(one["title"], fontsize="medium")
-        axes.set_xlabel("steps")
-        axes.legend()
+    return finish("shampoo", folder, "\n\n\n".join(texts) + "\n", document)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,12 +12,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optex_core
 from optex_core.bench._runner import choose, make_parser, output_folder, say
-from optex_core.bench.studies.report import page, results
 from optex_core.errors import CapabilityError
 
 EXAMPLES = """  optex-core bench studies --quick        that all of them run: two minutes
@@ -34,30 +33,26 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--page", action="store_true", help="write the page, and measure nothing")
     args = parser.parse_args(argv)
     scripts = folder_of_scripts()
-    if args.page:
-        # imported here: it reads the tables of every case
-        from optex_core.bench._committed import RESULTS, blocks, with_blocks
-
-        found = results(scripts / "results")
-        (scripts / "README.md").write_text(page(found), encoding="utf-8")
-        text = with_blocks(RESULTS.read_text(encoding="utf-8"), blocks(found))
-        RESULTS.write_text(text, encoding="utf-8")
-        print(f"written: {scripts / 'README.md'}, {RESULTS}")
-        return 0
     folder = output_folder("studies", args).resolve()
     options = [] if args.mode == "default" else [f"--{args.mode}"]
     # These sources in the scripts too, whether or not another copy is installed.
     root = str(Path(optex_core.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    if args.page:
+        return _run([str(scripts / "_page.py")], environment)
     status = 0
     for name in choose("study", args.studies, study_names(scripts)):
         begin = time.perf_counter()
-        command = [sys.executable, str(scripts / f"{name}.py"), *options, "--output", str(folder)]
-        ended = subprocess.run(command, env=environment, check=False).returncode
+        command = [str(scripts / f"{name}.py"), *options, "--output", str(folder)]
+        ended = _run(command, environment)
         say(f"{name}: exit status {ended} after {time.perf_counter() - begin:.0f} s")
         status = status or ended
     return status
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> int:
+    return subprocess.run([sys.executable, *command], env=environment, check=False).returncode
 
 
 def folder_of_scripts() -> Path:

@@ -13,12 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import optex_core
-from optex_core.bench import studies
-from optex_core.bench._result_store import Store
-from optex_core.bench.studies import study_names
-from optex_core.bench.studies.comparison import (
+from _comparison import (
     ALONE,
     FASTER,
     IDEAL,
@@ -31,14 +26,18 @@ from optex_core.bench.studies.comparison import (
     compare,
     minimized,
 )
-from optex_core.bench.studies.report import (
+from _page import page, results
+from _report import (
     losers,
     median,
-    page,
-    results,
     rounds_table,
     spread,
 )
+
+import optex_core
+from optex_core.bench import studies
+from optex_core.bench._result_store import Store
+from optex_core.bench.studies import study_names
 from optex_core.cli import main as command
 from optex_core.optimizers.sgd import SGD
 

@@ -1,43 +1,23 @@
-"""What comparisons say: tables, curves, where each method loses, and the page of the studies, made
-from their JSON files and nothing else.
-"""
+"""What comparisons say: tables, curves, and where each method loses."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from _comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS
+from _study import Table
 
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import short
-from optex_core.bench.studies.comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS
-from optex_core.bench.studies.study import Table
 from optex_core.engine.plots import COLOURS, DASHES
 
 #: A method loses if it needs this factor more than the best.
 MARGIN = 1.1
 #: Figures end at this share of the value at the start.
 FLOOR = 1e-12
-
-
-HEAD = """# Studies
-
-The experiments of the papers behind this package, small enough to run here, with every control that
-a practitioner would use. Each is one script: `python examples/studies/NAME.py [--quick|--full]`
-continues where it was killed; `optex-core bench studies` runs all of them; `optex-core bench
-studies --page` makes this page from `results/*.json`.
-
-`sequential` is the optimizer alone. Every method that takes a rate has the same trials on a seed
-that is not reported. `sequential, N x rate` is the optimizer at N times its own best rate;
-`data_parallel` averages N gradients (a batch N times as large); `target`, N steps counted as one
-round, cannot be achieved and is left out where methods are compared. The seconds below are
-those of one machine with two cores, which other programs used too where the load is above one or
-two: compare them within one task.
-"""
 
 
 def median(figures: Sequence[float | None]) -> float:
@@ -176,58 +156,3 @@ def losers(found: Sequence[Row], figure: str) -> list[tuple[str, str, str, str]]
                     use.append(f"{kind}: `{max(winners, key=winners.count)}`")
             rows.append((method, f"{len(lost)} of {met}", worst or "-", "; ".join(use) or "-"))
     return rows
-
-
-def results(folder: Path) -> dict[str, Row]:
-    """Name to document of the JSON files in a folder, sorted by name."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    }
-
-
-def page(documents: Mapping[str, Row]) -> str:
-    """The page in Markdown: where methods lose, then a section for each study."""
-    parts = [HEAD, "## Where each method loses, and what to use instead\n", losses(documents)]
-    for name, one in documents.items():
-        table = one["tables"][0]
-        parts += [
-            f"## {one['title']}\n",
-            f"`python examples/studies/{name}.py`, {_machine(one)}. {one['text']}\n",
-            f"{table['caption']}\n",
-            _markdown(table["head"], table["rows"]),
-            *(f"Not measured: {reason}.\n" for reason in one["skipped"]),
-            f"![{one['title']}](results/{name}.png)\n",
-        ]
-        if one["tables"][1:]:
-            parts.append(f"More in [results/{name}.txt](results/{name}.txt).\n")
-    return "\n".join(parts)
-
-
-def losses(documents: Mapping[str, Row]) -> str:
-    """By rounds and by seconds over all tasks, then what single studies say of themselves."""
-    rows = []
-    for figure in ("rounds", "gradients", "seconds"):
-        found = [task for one in documents.values() for task in one["comparisons"]]
-        rows += [
-            (f"`{method}`, by {figure}", lost, worst, instead)
-            for method, lost, worst, instead in losers(found, figure)
-        ]
-    rows += [tuple(row) for one in documents.values() for row in one["losses"]]
-    text = (
-        "Lost: needs more than 1.1 times what the best method needs to the same value: in rounds,\n"
-        "in gradients, or in seconds on real workers (two cores). Exact: without noise.\n"
-    )
-    return f"{text}\n{_markdown(('method', 'loses on', 'worst case', 'use instead'), rows)}"
-
-
-def _machine(one: Row) -> str:
-    seconds = "" if one["resumed"] else f", {one['seconds']} s"
-    load = one["machine"].get("load")  # of all programs; above the cores they wait for each other
-    return f"{one['machine']['cores']} cores{'' if load is None else f', load {load}'}{seconds}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
-    lines.insert(1, ["---"] * len(head))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
