@@ -13,6 +13,8 @@ from optex_core.types import Context, EvaluationResult
 
 #: Two answers that differ by less, relative, differ by the order of a sum.
 SAME_RTOL = 1e-12
+#: So many first gradients are kept: their digits tell single precision.
+KEPT = 12
 
 #: Value (nan without one) and gradient.
 Pair = tuple[float, np.ndarray]
@@ -27,6 +29,8 @@ class FunctionUnderTest:
     #: Values and gradients are divided by it; a power of two, so that no bit is lost.
     scale: float = 1.0
     seconds: list[float] = field(default_factory=list)  # time of every call
+    values: list[float] = field(default_factory=list)  # of every call, before the division
+    gradients: list[np.ndarray] = field(default_factory=list)  # of the first calls
 
     def __call__(self, x: np.ndarray, seed: int = 0) -> Pair:
         """Value and float64 gradient, shape (d,)."""
@@ -34,7 +38,11 @@ class FunctionUnderTest:
         found = self.objective.evaluate(x.astype(self.dtype), context(seed))
         self.seconds.append(time.perf_counter() - start)
         value, gradient = as_pair(found)
-        return value / self.scale, gradient.astype(np.float64) / self.scale
+        gradient = gradient.astype(np.float64)
+        self.values.append(value)
+        if len(self.gradients) < KEPT:
+            self.gradients.append(gradient)
+        return value / self.scale, gradient / self.scale
 
 
 def as_pair(evaluation: EvaluationResult) -> Pair:
@@ -50,12 +58,9 @@ def context(seed: int = 0) -> Context:
 
 def relative_difference(a: Pair, b: Pair) -> float:
     """The largest difference of values or gradients, relative to their size; inf beside nan."""
-
-    def relative(p: np.ndarray | np.float64, q: np.ndarray | np.float64) -> float:
-        if np.array_equal(p, q, equal_nan=True):
-            return 0.0
-        return float(np.abs(p - q).max() / max(np.abs(p).max(), np.abs(q).max()))
-
+    found = [0.0]
     with np.errstate(invalid="ignore"):
-        found = max(relative(np.float64(a[0]), np.float64(b[0])), relative(a[1], b[1]))
-    return found if math.isfinite(found) else math.inf
+        for p, q in zip(map(np.atleast_1d, a), map(np.atleast_1d, b), strict=True):
+            if not np.array_equal(p, q, equal_nan=True):
+                found.append(float(np.abs(p - q).max() / max(np.abs(p).max(), np.abs(q).max())))
+    return max(found) if all(map(math.isfinite, found)) else math.inf

@@ -4,7 +4,6 @@ directions, noise and kinks taken into account.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -34,8 +33,8 @@ from optex_core.testing.gradient_check.directional import (
     gradient_is_stale,
     integrate_line,
 )
+from optex_core.testing.gradient_check.noise_level import POINTS, noise_level, rounding_level
 from optex_core.testing.gradient_check.report import GradientReport
-from optex_core.testing.noise_level import POINTS, noise_level, rounding_level
 
 #: Random directions: an error hides from one of them with probability about the tolerance.
 DIRECTIONS = 3
@@ -56,9 +55,7 @@ class _PurityMonitor:
         # keeps the signature: `seed` and `ctx` are read from it
         functools.update_wrapper(self, function)
         self.__name__ = callable_name(function)  # objects, such as the built-in problems, have none
-        self.function = function
-        self.pure = True
-        self.eps = 0.0
+        self.function, self.pure, self.eps = function, True, 0.0
 
     def __call__(self, x: np.ndarray, *args: object, **keywords: object) -> object:
         before = np.array(x, copy=True)
@@ -69,24 +66,6 @@ class _PurityMonitor:
             if isinstance(dtype, np.dtype) and dtype.kind == "f":
                 self.eps = max(self.eps, float(np.finfo(dtype).eps))
         return out
-
-
-class _Recorder:
-    """A function that keeps its values, and its first gradients: their digits tell single
-    precision.
-    """
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
-        self.values: list[float] = []
-        self.gradients: list[np.ndarray] = []
-
-    def __call__(self, x: np.ndarray) -> Pair:
-        value, gradient = self.function(x)
-        self.values.append(value)
-        if len(self.gradients) < 12:
-            self.gradients.append(gradient)
-        return value, gradient
 
 
 def check_gradient(
@@ -174,8 +153,8 @@ def check_gradient(
     monitors = [_PurityMonitor(one) for one in (fun, jac) if callable(one)]
     watched_jac = monitors[1] if len(monitors) > 1 else jac
     objective = make_objective(monitors[0], args=args, jac=watched_jac, x0=x0)
-    x, under_test = x0.astype(np.float64), FunctionUnderTest(objective, x0.dtype)
-    f, g = under_test(x)
+    x, at = x0.astype(np.float64), FunctionUnderTest(objective, x0.dtype)
+    f, g = at(x)
     if not (math.isfinite(f) and np.isfinite(g).all()):
         raise ArgumentError(
             f"the value and the gradient at x0 must be finite to be checked, got {f!r} "
@@ -184,9 +163,8 @@ def check_gradient(
     rng = resolve_rng(rng)
     size = np.where(np.abs(x) < 1e-150, 1.0, np.abs(x))
     draws = [rng.standard_normal(len(x)) * size for _ in range(DIRECTIONS)]
-    unit = under_test.scale = _scale(under_test, x, f, g, draws[0], size)
-    f, g, at = f / unit, g / unit, _Recorder(under_test)
-    again = at(x)
+    unit = at.scale = _scale(at, x, f, g, draws[0], size)
+    f, g, again = f / unit, g / unit, at(x)
     eps = max(float(np.finfo(x0.dtype).eps), *(one.eps for one in monitors))
     # long steps may leave the domain; what is not finite is left out
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -219,7 +197,6 @@ def check_gradient(
             "x moves, the function bends, and the gradient keeps its bits: it is kept "
             "from another point, by a cache with too coarse a key"
         )
-    rows = tuple((i, given * unit, difference * unit) for i, given, difference in rows)
     judge.slopes(rows, unit)
     if deterministic:
         judge.scatter(max(float(np.abs(g) @ np.abs(v)) for v in draws))
@@ -235,7 +212,8 @@ def check_gradient(
         d=len(x),
         value=f * unit,
         gradient_norm=float(np.abs(g).max()) * unit,
-        directions=tuple(_unscaled(one, unit) for one in found),
+        unit=unit,
+        directions=tuple(found),
         coordinates=rows,
         tolerance=p.tolerance,
         accuracy=p.accuracy,
@@ -244,7 +222,7 @@ def check_gradient(
         smooth=not judge.kinks,
         noise=p.noise * unit,
         gradient_noise=p.gradient_noise * unit,
-        evaluations=len(under_test.seconds),
+        evaluations=len(at.seconds),
         problems=tuple(judge.problems),
         notes=tuple(judge.notes),
     )
@@ -261,25 +239,6 @@ def _scale(
     if found == 0.0 or MODERATE[0] < found < MODERATE[1]:
         return 1.0
     return 2.0 ** min(max(round(math.log2(found)), -1000), 1000)
-
-
-def _unscaled(check: DirectionCheck, unit: float) -> DirectionCheck:
-    """The same check in the units of the user's values."""
-    if unit == 1.0:
-        return check
-    line = check.integral
-    if line is not None:
-        names = ("gap", "doubt", "size", "rule")
-        line = dataclasses.replace(line, **{n: getattr(line, n) * unit for n in names})
-    low, high = check.one_sided
-    return dataclasses.replace(
-        check,
-        slope=check.slope * unit,
-        remainders=check.remainders * unit,
-        one_sided=(low * unit, high * unit),
-        jump=check.jump * unit,
-        integral=line,
-    )
 
 
 def _precision(
@@ -381,8 +340,8 @@ class _Judge:
         if self.bad and not self.kinks:
             i, given, difference = rows[0]
             add(
-                f"{self.bad} of {len(rows)} entries looked at are wrong, such as entry "
-                f"{i}: gradient {given:.8g}, difference {difference:.8g}"
+                f"{self.bad} of {len(rows)} entries looked at are wrong, such as entry {i}: "
+                f"gradient {unit * given:.8g}, difference {unit * difference:.8g}"
             )
 
     def scatter(self, size: float) -> None:
@@ -425,12 +384,12 @@ def _is_between(check: DirectionCheck, tolerance: float) -> bool:
     return low - slack <= check.slope <= high + slack
 
 
-def _single_precision(at: _Recorder, x: np.ndarray, v: np.ndarray) -> str:
+def _single_precision(at: FunctionUnderTest, x: np.ndarray, v: np.ndarray) -> str:
     """A sentence if float64 answers carry the digits of float32, or do not see more of x than
     float32 does.
     """
-    values = np.array([value for value in at.values if math.isfinite(value)])
-    rows = np.array([g for g in at.gradients if np.isfinite(g).all()])
+    values = np.array([value for value in at.values if math.isfinite(value)]) / at.scale
+    rows = np.array([g for g in at.gradients if np.isfinite(g).all()]) / at.scale
     varying = np.ptp(rows, axis=0) > 0 if len(rows) > 2 else np.zeros(len(x), bool)
     for what, numbers in (("values are", values), ("gradient is", rows[:, varying])):
         if numbers.size and np.ptp(numbers) > 0 and _fit_into_float32(numbers):

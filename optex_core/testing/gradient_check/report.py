@@ -15,57 +15,28 @@ from optex_core.testing.gradient_check.directional import STEPS, DirectionCheck
 
 @dataclass(frozen=True, slots=True)
 class GradientReport:
-    """What `check_gradient` found; ``print(report)`` shows it, ``report.plot()`` draws it.
+    """What `check_gradient` found; ``print(report)`` shows it, ``report.plot()`` draws it."""
 
-    Attributes
-    ----------
-    name : str
-        The function.
-    d : int
-        Number of parameters.
-    value, gradient_norm : float
-        At x0; the norm is the largest entry.
-    directions : tuple of DirectionCheck
-        The sweeps and integrals.
-    coordinates : tuple of (int, float, float)
-        Index, gradient entry and central difference, those that disagree most first.
-    tolerance : float
-        Largest accepted relative disagreement of differences at the best step.
-    accuracy : float
-        Relative accuracy asked of the gradient along lines.
-    deterministic : bool
-        Two evaluations at x0 gave the same bits.
-    pure : bool
-        The function left its argument as it was.
-    smooth : bool
-        No kink and no jump was met at x0.
-    noise, gradient_noise : float
-        Standard deviation of the noise of the value, and of the gradient along the first direction:
-        rounding included.
-    evaluations : int
-        Points at which value and gradient were evaluated.
-    problems : tuple of str
-        Sentences, empty if all is well.
-    notes : tuple of str
-        What is worth knowing and no fault.
-    """
-
-    name: str
-    d: int
-    value: float
-    gradient_norm: float
-    directions: tuple[DirectionCheck, ...]
+    name: str  # of the function
+    d: int  # number of parameters
+    value: float  # at x0
+    gradient_norm: float  # the largest entry at x0
+    #: What values and gradients in `directions` and `coordinates` are multiples of: 1, but for
+    #: values beyond 1e100 or below 1e-100, which are checked in a power of two of their size.
+    unit: float
+    directions: tuple[DirectionCheck, ...]  # sweeps and integrals
+    #: Index, gradient entry and central difference, those that disagree most first.
     coordinates: tuple[tuple[int, float, float], ...]
-    tolerance: float
-    accuracy: float
-    deterministic: bool
-    pure: bool
-    smooth: bool
-    noise: float
-    gradient_noise: float
-    evaluations: int
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    tolerance: float  # accepted relative disagreement of differences at the best step
+    accuracy: float  # relative accuracy asked of the gradient along lines
+    deterministic: bool  # evaluations at x0 gave the same bits
+    pure: bool  # the function left its argument as it was
+    smooth: bool  # no kink and no jump was met at x0
+    noise: float  # standard deviation of the noise of the value, rounding included
+    gradient_noise: float  # that of the gradient along the first direction
+    evaluations: int  # points at which value and gradient were evaluated
+    problems: tuple[str, ...] = ()  # sentences, empty if all is well
+    notes: tuple[str, ...] = ()  # what is worth knowing and no fault
 
     @property
     def ok(self) -> bool:
@@ -95,7 +66,7 @@ class GradientReport:
                     row(f"{step:.0e}", (f"{c.errors[k]:.1e}{' *'[k == c.best]}" for c in checks))
                     for k, step in enumerate(STEPS)
                 ),
-                row("slope", (f"{c.slope:.4g} " for c in checks)),
+                row("slope", (f"{self.unit * c.slope:.4g} " for c in checks)),
                 row(
                     "Taylor",
                     (f"{c.rate:.2f} " for c in checks),
@@ -108,36 +79,25 @@ class GradientReport:
                 ),
                 f"  coordinates that disagree most, of {len(self.coordinates)} looked at:",
                 f"    {'index':>8} {'gradient':>16} {'difference':>16}",
-                *(f"    {i:>8} {a:>16.8g} {b:>16.8g}" for i, a, b in self.coordinates[:5]),
+                *(
+                    f"    {i:>8} {self.unit * a:>16.8g} {self.unit * b:>16.8g}"
+                    for i, a, b in self.coordinates[:5]
+                ),
                 f"  same bits when called twice: {yes[self.deterministic]}; leaves x alone: "
                 f"{yes[self.pure]}; evaluated at {self.evaluations} points",
             ]
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the sweeps: disagreement and Taylor remainder against the step, one line a
-        direction.
-
-        Parameters
-        ----------
-        path : path-like, optional
-            Where to save the picture; its suffix decides the format.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        MissingExtraError
-            If matplotlib is not installed.
+        """Draw the sweeps, disagreement and Taylor remainder against the step, one line a
+        direction, into a Matplotlib figure, saved at `path` in the format of its suffix.
         """
         figure = new_figure(9, 4)
         left, right = figure.subplots(1, 2)
         for i, check in enumerate(self.directions):
             for axes, values, label in (
                 (left, check.errors, f"direction {i + 1}"),
-                (right, check.remainders, f"rate {check.rate:.2f}"),
+                (right, self.unit * check.remainders, f"rate {check.rate:.2f}"),
             ):
                 # a logarithmic axis shows what is positive
                 axes.loglog(STEPS, np.where(values > 0, values, np.nan), marker="o", label=label)

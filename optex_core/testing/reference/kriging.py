@@ -29,37 +29,14 @@ from optex_core.testing.reference.digits import exact, in_digits, rounded
 # -- kernels, by their textbook formulas -----------------------------------------------------------
 
 
-def rbf(s: np.ndarray) -> np.ndarray:
-    """exp(-s / 2)."""
-    return np.exp(-s / 2)
-
-
-def matern12(s: np.ndarray) -> np.ndarray:
-    """exp(-r), r = sqrt(s)."""
-    return np.exp(-np.sqrt(s))
-
-
-def matern32(s: np.ndarray) -> np.ndarray:
-    """(1 + r) exp(-r), r = sqrt(3 s)."""
-    r = np.sqrt(3 * s)
-    return (1 + r) * np.exp(-r)
-
-
-def matern52(s: np.ndarray) -> np.ndarray:
-    """(1 + r + r^2 / 3) exp(-r), r = sqrt(5 s)."""
-    r = np.sqrt(5 * s)
-    return (1 + r + r * r / 3) * np.exp(-r)
-
-
-def rational_quadratic(s: np.ndarray, alpha: Decimal) -> np.ndarray:
-    """(1 + s / (2 alpha))^(-alpha)."""
-    return (1 + s / (2 * alpha)) ** -alpha
-
-
 #: Name -> kappa(s), Rasmussen and Williams 2006, section 4.2. A kernel that is not here is taken at
 #: its own word, in float64.
 PROFILES: dict[str, Callable[..., np.ndarray]] = {
-    profile.__name__: profile for profile in (rbf, matern12, matern32, matern52, rational_quadratic)
+    "rbf": lambda s: np.exp(-s / 2),
+    "matern12": lambda s: np.exp(-np.sqrt(s)),
+    "matern32": lambda s: (1 + np.sqrt(3 * s)) * np.exp(-np.sqrt(3 * s)),
+    "matern52": lambda s: (1 + np.sqrt(5 * s) + 5 * s / 3) * np.exp(-np.sqrt(5 * s)),
+    "rational_quadratic": lambda s, alpha: (1 + s / (2 * alpha)) ** -alpha,
 }
 
 
@@ -169,11 +146,6 @@ class Kriging:
         X, G = _units(self.X, self.G, self.scale)
         return X, G, self._kernel(X, X) + Decimal(self.noise) * exact(np.eye(len(X)))
 
-    def _residual_gram(self, X: np.ndarray, G: np.ndarray) -> np.ndarray:
-        rest = G - Decimal(self.curvature if self.prior == "linear" else 0.0) * X
-        gram: np.ndarray = rest.dot(rest.T)
-        return gram
-
     def _solved(self, x: ArrayLike) -> tuple[np.ndarray, Decimal, np.ndarray]:
         """w, v and x / scale."""
         X, _, A = self._system()
@@ -227,7 +199,8 @@ class Kriging:
 
     def _fit(self) -> tuple[Decimal, Decimal, int]:
         X, G, A = self._system()
-        n, R = len(X), self._residual_gram(X, G)
+        n, rest = len(X), G - Decimal(self.curvature if self.prior == "linear" else 0.0) * X
+        R = rest.dot(rest.T)
         solutions, logdet = _eliminate(A, np.concatenate([R, exact(np.ones((n, 1)))], axis=1))
         explained, u = np.trace(solutions[:, :n]), solutions[:, n]
         if self.prior == "zero":
@@ -358,8 +331,7 @@ def reference_posterior(posterior: Posterior) -> Kriging:
     """
     history, settings, hyper = posterior.history, posterior.settings, posterior.hyper
     order, host = history.chronological_order(), history.backend.to_host
-    X, G = host(history.X)[order], host(history.G)[order]
+    rows = settings.kernel, host(history.X)[order], host(history.G)[order]
     scale = None if history.scale is None else host(history.scale)
-    length, gamma, prior = hyper.length, hyper.curvature, settings.mean or "constant"
-    noise = posterior.noise
-    return Kriging(settings.kernel, X, G, length, noise, prior, gamma, scale, history.dims)
+    fitted = hyper.length, posterior.noise, settings.mean or "constant", hyper.curvature
+    return Kriging(*rows, *fitted, scale, history.dims)

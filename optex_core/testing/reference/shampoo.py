@@ -8,7 +8,7 @@ tensors of some tens of entries; a step takes milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -62,12 +62,70 @@ def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
     return root
 
 
+class Statistics:
+    """H_i for every tensor and axis, and the matrices that are made of them at trusted steps and
+    taken `delay` trusted steps later.
+    """
+
+    def __init__(self, s: KroneckerOptimizer, b: Decimal) -> None:
+        self.s, self.b, self.tensors = s, b, tensors_of(s)
+        self.H = [[exact(np.zeros((shape[i],) * 2)) for i in of] for _, shape, of in self.tensors]
+        self.traces = [[Decimal(0)] * len(of) for of in self.H]
+        self.born = [[0] * len(of) for of in self.H]
+        self.made: list[list[tuple[int, int, np.ndarray]]] = [[]]
+        self.updates = 0
+
+    @property
+    def seen(self) -> int:
+        """Trusted steps."""
+        return len(self.made) - 1
+
+    def take(
+        self,
+        g: np.ndarray,
+        make: Callable[[int, int, np.ndarray, Decimal], np.ndarray],
+        least: int = 1,
+    ) -> list[tuple[int, int, np.ndarray]]:
+        """One trusted step with the gradient g: (tensor, axis, matrix) for every matrix that is
+        taken now.
+
+        ``make(k, i, H, weight)`` makes those that are due, of `least` gradients that are not zero
+        or more; H / weight is their mean.
+        """
+        s, b = self.s, self.b
+        self.made.append([])
+        if (self.seen - 1) % s.statistics_interval == 0:
+            self.updates += 1
+            for k, (part, shape, axes) in enumerate(self.tensors):
+                for place, i in enumerate(axes):
+                    M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
+                    new = (1 if b == 1 else 1 - b) * M.dot(M.T)
+                    self.H[k][place] = b * self.H[k][place] + new
+        for k, i in [(k, i) for k, of in enumerate(self.H) for i in range(len(of))]:
+            A = self.H[k][i]
+            if A.trace() == 0:
+                continue
+            self.born[k][i] = self.born[k][i] or self.updates
+            age = self.updates - self.born[k][i] + 1
+            weight = Decimal(age) if b == 1 else 1 - b**age
+            trace = A.trace() / weight
+            if age >= least and self._is_due(trace, self.traces[k][i]):
+                self.traces[k][i] = trace
+                self.made[-1].append((k, i, make(k, i, A, weight)))
+        return self.made[self.seen - s.delay] if self.seen > s.delay else []
+
+    def _is_due(self, trace: Decimal, last: Decimal) -> bool:
+        first = max(1, self.s.start - self.s.delay)
+        turn = self.seen == first or (self.seen > first and self.seen % self.s.interval == 0)
+        return turn or (self.seen > first and trace > Decimal(GROWN) * last)
+
+
 def shampoo_path(
     optimizer: Shampoo,
     x0: ArrayLike,
     gradient: Gradient,
     steps: int,
-    trusted: Callable[[int], bool] | None = None,
+    trusted: Callable[[int], bool] = lambda _: True,
 ) -> np.ndarray:
     """The points after 1, 2, ... steps, float64, shape (steps, d).
 
@@ -91,71 +149,46 @@ def shampoo_path(
     optimizer : Shampoo
         Its settings are read, its code is not run. It must neither cut nor merge nor spread:
         ``block_size`` at least every axis, ``merge="none"``, ``spread=False``, no `overrides`,
-        ``scope="tensor"``, shapes given.
+        ``scope="tensor"``, shapes given; ArgumentError for others.
     x0 : array, shape (d,)
     gradient : callable
         ``gradient(x, t)`` with t = 0, 1, ...; x is its own float64 point.
     steps : int
     trusted : callable, optional
-        ``trusted(t)``; None: always.
-
-    Raises
-    ------
-    ArgumentError
-        For settings that it does not have.
+        ``trusted(t)``; by default always.
 
     References
     ----------
     Anil, Gupta, Koren, Regan, Singer, arXiv 2002.09018, algorithm 1 and section 3; `Shampoo` names
     the sources of the rest.
     """
-    s = optimizer
-    require_plain(s, scope="tensor", packed_dtype=None)
+    require_plain(optimizer, scope="tensor", packed_dtype=None)
     with localcontext(prec=DIGITS):
-        return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
+        return np.array(_walk(optimizer, exact(x0), gradient, steps, trusted))
 
 
 def _walk(
     s: Shampoo, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
 ) -> list[np.ndarray]:
     b2, momentum, ridge, graft_b2 = (Decimal(v) for v in (s.b2, s.momentum, s.ridge, s.graft_b2))
-    eps = Decimal(
-        s.graft_eps
-        if s.graft_eps is not None
-        else {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0)
-    )
+    usual = {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0)
+    eps = Decimal(usual if s.graft_eps is None else s.graft_eps)
     after = s.placement == "after"
-    tensors = tensors_of(s)
-    H = [[exact(np.zeros((shape[i], shape[i]))) for i in axes] for _, shape, axes in tensors]
-    P: list[list[np.ndarray | None]] = [[None] * len(axes) for *_, axes in tensors]
-    traces = [[Decimal(0)] * len(axes) for *_, axes in tensors]
-    born = [[0] * len(axes) for *_, axes in tensors]
-    made: dict[int, list[tuple[int, int, np.ndarray]]] = {}
-    seen = updates = 0
+    statistics = Statistics(s, b2)
+    P: list[list[np.ndarray | None]] = [[None] * len(of) for of in statistics.H]
+
+    def root(k: int, _: int, A: np.ndarray, weight: Decimal) -> np.ndarray:
+        mean = A / (weight if s.bias_correction and b2 < 1 else Decimal(1))
+        return inverse_root(mean, Decimal(s.exponent or 2 * len(P[k])), ridge)
+
     mean = velocity = squares = exact(np.zeros(len(x)))
     points = []
     for t in range(1, steps + 1):
         rate = Decimal(rate_at(s.learning_rate, t - 1, initial_state(s.learning_rate))[0])
         g = exact(gradient(rounded(x), t - 1))
         if trusted(t - 1):
-            seen += 1
-            if (seen - 1) % s.statistics_interval == 0:
-                updates += 1
-                add_gradient(H, tensors, g, b2)
-            made[seen] = []
-            for k, i in [(k, i) for k, many in enumerate(H) for i in range(len(many))]:
-                if H[k][i].trace() == 0:
-                    continue
-                born[k][i] = born[k][i] or updates
-                age = updates - born[k][i] + 1
-                total = Decimal(age) if b2 == 1 else 1 - b2**age
-                if is_due(s, seen, H[k][i].trace() / total, traces[k][i]):
-                    traces[k][i] = H[k][i].trace() / total
-                    weight = total if s.bias_correction and b2 < 1 else Decimal(1)
-                    p = Decimal(s.exponent or 2 * len(H[k]))
-                    made[seen].append((k, i, inverse_root(H[k][i] / weight, p, ridge)))
-            for k, i, root in made.get(seen - s.delay, []):
-                P[k][i] = root
+            for k, i, matrix in statistics.take(g, root):
+                P[k][i] = matrix
         h, scale = g, Decimal(1) if after and momentum else rate
         if momentum and not after:
             mean = momentum * mean + (1 - momentum) * g
@@ -168,17 +201,15 @@ def _walk(
         else:
             squares = graft_b2 * squares + (1 - graft_b2) * g * g
             w = h / (np.sqrt(squares / (1 - graft_b2**t) if s.graft == "adam" else squares) + eps)
-        if seen >= s.start:
-            share = min(Decimal(1), Decimal(seen - s.start + 1) / s.ramp) if s.ramp else Decimal(1)
+        ramped = statistics.seen - s.start + 1
+        if ramped > 0:
+            share = min(Decimal(1), Decimal(ramped) / s.ramp) if s.ramp else Decimal(1)
             w = w.copy()
-            for (part, shape, axes), roots in zip(tensors, P, strict=True):
+            for (part, shape, axes), roots in zip(statistics.tensors, P, strict=True):
                 there = [root for root in roots if root is not None]
                 if not axes or len(there) < len(axes):
                     continue
-                D = h[part].reshape(shape)
-                for i, matrix in zip(axes, there, strict=True):
-                    D = np.moveaxis(np.tensordot(matrix, D, (1, i)), 0, i)
-                D = D.ravel()
+                D = contracted(h[part].reshape(shape), axes, there).ravel()
                 if s.graft != "none":
                     D = D * (_norm(w[part]) / _norm(D))
                 w[part] = (1 - share) * w[part] + share * D
@@ -215,16 +246,6 @@ def tensors_of(s: KroneckerOptimizer) -> list[Tensor]:
     return tensors
 
 
-def add_gradient(
-    H: list[list[np.ndarray]], tensors: list[Tensor], g: np.ndarray, b: Decimal
-) -> None:
-    """H_i <- b H_i + (1 - b) Gram_i(g), b = 1: the sum."""
-    for k, (part, shape, axes) in enumerate(tensors):
-        for place, i in enumerate(axes):
-            M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
-            H[k][place] = b * H[k][place] + (1 if b == 1 else 1 - b) * M.dot(M.T)
-
-
 def preconditioned_axes(s: KroneckerOptimizer, shape: list[int]) -> tuple[int, ...]:
     """The axes of a tensor, those of length 1 left out, that have a matrix."""
     if s.sides == "none" or not shape or (len(shape) == 1 and not s.vectors):
@@ -236,11 +257,11 @@ def preconditioned_axes(s: KroneckerOptimizer, shape: list[int]) -> tuple[int, .
     return tuple(i for i in chosen if shape[i] <= s.max_axis)
 
 
-def is_due(s: KroneckerOptimizer, seen: int, trace: Decimal, last: Decimal) -> bool:
-    """Whether a root is made at this trusted step."""
-    first = max(1, s.start - s.delay)
-    turn = seen == first or (seen > first and seen % s.interval == 0)
-    return turn or (seen > first and trace > Decimal(GROWN) * last)
+def contracted(T: np.ndarray, axes: Sequence[int], matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """T times one matrix along each of the axes."""
+    for i, M in zip(axes, matrices, strict=True):
+        T = np.moveaxis(np.tensordot(M, T, (1, i)), 0, i)
+    return T
 
 
 def _norm(v: np.ndarray) -> Decimal:

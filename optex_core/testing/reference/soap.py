@@ -21,12 +21,10 @@ from optex_core.optimizers.soap import SOAP
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
 from optex_core.testing.reference.shampoo import (
     Gradient,
-    Tensor,
-    add_gradient,
-    is_due,
+    Statistics,
+    contracted,
     jacobi,
     require_plain,
-    tensors_of,
 )
 
 
@@ -46,7 +44,7 @@ def soap_path(
     x0: np.ndarray,
     gradient: Gradient,
     steps: int,
-    trusted: Callable[[int], bool] | None = None,
+    trusted: Callable[[int], bool] = lambda _: True,
 ) -> np.ndarray:
     """The points after 1, 2, ... steps, float64, shape (steps, d).
 
@@ -67,58 +65,46 @@ def soap_path(
     ----------
     Vyas et al., arXiv 2409.11321, algorithms 3 and 4.
     """
-    s = optimizer
-    require_plain(s)
+    require_plain(optimizer)
     with localcontext(prec=DIGITS):
-        return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
+        return np.array(_walk(optimizer, exact(x0), gradient, steps, trusted))
 
 
 def _walk(
     s: SOAP, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
 ) -> list[np.ndarray]:
-    b1, b2, eps, b = (Decimal(v) for v in (s.b1, s.b2, s.eps, s.statistics_decay))
-    tensors = tensors_of(s)
-    eyes = [[exact(np.eye(shape[i])) for i in axes] for _, shape, axes in tensors]
-    H = [[0 * eye for eye in of] for of in eyes]
-    Q = [list(of) for of in eyes]
-    first = [[True] * len(of) for of in eyes]
-    born = [[0] * len(of) for of in eyes]
-    traces = [[Decimal(0)] * len(of) for of in eyes]
-    made: dict[int, list[tuple[int, int, np.ndarray]]] = {}
-    seen = updates = 0
+    b1, b2, eps = (Decimal(v) for v in (s.b1, s.b2, s.eps))
+    statistics = Statistics(s, Decimal(s.statistics_decay))
+    Q = [[exact(np.eye(len(A))) for A in of] for of in statistics.H]
+    first = [[True] * len(of) for of in Q]
+
+    def basis(k: int, i: int, A: np.ndarray, _: Decimal) -> np.ndarray:
+        return _basis(s, A, Q[k][i], first[k][i])
+
+    def turned(z: np.ndarray, *, back: bool) -> np.ndarray:
+        z = z.copy()
+        for (part, shape, axes), bases in zip(statistics.tensors, Q, strict=True):
+            matrices = [B if back else B.T for B in bases]
+            z[part] = contracted(z[part].reshape(shape), axes, matrices).ravel()
+        return z
+
     m = v = exact(np.zeros(len(x)))
     points = []
     for t in range(1, steps + 1):
         rate = Decimal(rate_at(s.learning_rate, t - 1, initial_state(s.learning_rate))[0])
         g = exact(gradient(rounded(x), t - 1))
         if trusted(t - 1):
-            seen += 1
-            made[seen] = []
-            if (seen - 1) % s.statistics_interval == 0:
-                updates += 1
-                add_gradient(H, tensors, g, b)
-            for k, place in [(k, i) for k, of in enumerate(H) for i in range(len(of))]:
-                A = H[k][place]
-                if A.trace() == 0:
-                    continue
-                born[k][place] = born[k][place] or updates
-                age = updates - born[k][place] + 1
-                trace = A.trace() / (Decimal(age) if b == 1 else 1 - b**age)
-                if age > 1 and is_due(s, seen, trace, traces[k][place]):
-                    traces[k][place] = trace
-                    made[seen].append((k, place, _basis(s, A, Q[k][place], first[k][place])))
-            for k, place, new in made.get(seen - s.delay, []):
-                part, shape, axes = tensors[k]
-                if first[k][place] or s.basis == "eigh":
-                    R = new.T.dot(Q[k][place])
+            for k, i, new in statistics.take(g, basis, least=2):
+                part, shape, axes = statistics.tensors[k]
+                if first[k][i] or s.basis == "eigh":
+                    R = new.T.dot(Q[k][i])
                     v = v.copy()
-                    v[part] = _contracted(v[part].reshape(shape), [axes[place]], [R * R]).ravel()
-                Q[k][place], first[k][place] = new, False
+                    v[part] = contracted(v[part].reshape(shape), [axes[i]], [R * R]).ravel()
+                Q[k][i], first[k][i] = new, False
         m = b1 * m + (1 - b1) * g
-        turned = [_turned(z, tensors, Q, back=False) for z in (g, m)]
-        v = b2 * v + (1 - b2) * turned[0] ** 2
-        u = turned[1] / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
-        x = (1 - rate * Decimal(s.decay)) * x - rate * _turned(u, tensors, Q, back=True)
+        v = b2 * v + (1 - b2) * turned(g, back=False) ** 2
+        u = turned(m, back=False) / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+        x = (1 - rate * Decimal(s.decay)) * x - rate * turned(u, back=True)
         points.append(rounded(x))
     return points
 
@@ -141,25 +127,3 @@ def _basis(s: SOAP, A: np.ndarray, Q: np.ndarray, first: bool) -> np.ndarray:
     AQ = AQ + Decimal(SHIFT) * max(values) * Q
     order = np.argsort(-rounded(values), kind="stable")
     return orthonormal(AQ[:, order])[:, np.argsort(order)]
-
-
-def _turned(
-    z: np.ndarray,
-    tensors: list[Tensor],
-    Q: list[list[np.ndarray]],
-    *,
-    back: bool,
-) -> np.ndarray:
-    z = z.copy()
-    for (part, shape, axes), bases in zip(tensors, Q, strict=True):
-        matrices = [B if back else B.T for B in bases]
-        z[part] = _contracted(z[part].reshape(shape), axes, matrices).ravel()
-    return z
-
-
-def _contracted(
-    T: np.ndarray, axes: list[int] | tuple[int, ...], matrices: list[np.ndarray]
-) -> np.ndarray:
-    for i, M in zip(axes, matrices, strict=True):
-        T = np.moveaxis(np.tensordot(M, T, (1, i)), 0, i)
-    return T

@@ -1,4 +1,10 @@
-"""The noise of numbers that should be smooth, by difference tables (More and Wild)."""
+"""The noise of numbers that should be smooth, by difference tables, and the rounding of values with
+few digits.
+
+References
+----------
+More, Wild, Estimating computational noise, SIAM J. Sci. Comput. 33, 2011, algorithm ECnoise.
+"""
 
 from __future__ import annotations
 
@@ -14,40 +20,22 @@ ROUNDED_DIGITS, ROUNDED_BITS = 12, 40
 
 
 def noise_level(values: np.ndarray) -> float:
-    """The standard deviation of the noise in equally spaced values of a smooth function.
+    """The standard deviation of the noise in six or more equally spaced values of a smooth
+    function; nan where one is not finite.
 
     sigma_k^2 = (k!)^2 / (2k)! mean((Delta^k f)^2): differences of order k remove a polynomial and
     leave the noise, at every high enough order the same. Taken is the first order whose estimate
-    agrees with the next two within a factor of four and whose differences change their sign.
+    agrees with the next two within a factor of four and whose differences change their sign; where
+    no order settles the smallest estimate, an upper bound.
 
-    Parameters
-    ----------
-    values : array, shape (n,), n >= 6
-        Not finite ones make the answer nan.
-
-    Returns
-    -------
-    float
-        0 where all values are equal; the smallest estimate, an upper bound, where no order settles.
-
-    References
-    ----------
-    More, Wild, Estimating computational noise, SIAM J. Sci. Comput. 33, 2011, algorithm ECnoise.
-
-    Examples
-    --------
     >>> t = np.arange(8.0)
     >>> noise = np.array([1, -1, 1, 1, -1, 1, -1, -1]) * 1e-6
     >>> 3e-7 < noise_level(1 + t + noise) < 3e-6
     True
     """
-    table = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(table).all():
+    if not np.isfinite(values).all():
         return math.nan
-    if np.ptp(table) == 0.0:
-        return 0.0
-    levels, signs = [], []
-    factor = 1.0
+    table, factor, levels, signs = values.astype(np.float64), 1.0, list[float](), list[bool]()
     for k in range(1, len(table)):
         table = np.diff(table)
         factor *= k / (2 * (2 * k - 1))
@@ -61,22 +49,12 @@ def noise_level(values: np.ndarray) -> float:
 
 
 def rounding_level(values: np.ndarray) -> float:
-    """The standard deviation of the rounding of values that have fewer digits than float64 holds.
+    """The standard deviation of the rounding of values that have fewer digits than float64 holds;
+    0 for others, of which fewer than five are different, or not all finite.
 
     A quantum q at the largest value is a noise of q / 12^(1/2). Points that are closer than q
     show none of it: their values are equal.
 
-    Parameters
-    ----------
-    values : array, shape (n,)
-
-    Returns
-    -------
-    float
-        0 for values with all digits, of which fewer than five are different, or not all finite.
-
-    Examples
-    --------
     >>> values = np.sqrt(np.arange(2.0, 10.0))
     >>> rounding_level(values)
     0.0
@@ -86,10 +64,10 @@ def rounding_level(values: np.ndarray) -> float:
     found = sorted({abs(float(value)) for value in values if value})
     if len(found) < 5 or not np.isfinite(values).all():
         return 0.0
+    quanta = []
     digits = max(len(f"{value!r}".partition("e")[0].replace(".", "").strip("0")) for value in found)
-    quanta = [10.0 ** (math.floor(math.log10(found[-1])) + 1 - digits)]
-    if digits > ROUNDED_DIGITS:
-        quanta = []
+    if digits <= ROUNDED_DIGITS:
+        quanta.append(10.0 ** (math.floor(math.log10(found[-1])) + 1 - digits))
     odd = [value.as_integer_ratio()[0] for value in found]
     bits = max((one // (one & -one)).bit_length() for one in odd)
     if bits <= ROUNDED_BITS:
