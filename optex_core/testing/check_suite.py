@@ -82,24 +82,12 @@ def describe_error(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """One named check of one subject; calling it raises unless the property holds.
+    """One named check of one subject; calling it raises unless the property holds."""
 
-    Attributes
-    ----------
-    kind, name : str
-        "optimizer", "preserves_dtype".
-    subject : str
-        What is checked, in words.
-    description : str
-        What must hold, one sentence.
-    body : callable
-        Without arguments.
-    """
-
-    kind: str
-    name: str
-    subject: str
-    description: str
+    kind: str  # such as "optimizer"
+    name: str  # such as "preserves_dtype"
+    subject: str  # what is checked, in words
+    description: str  # what must hold, one sentence
     body: Callable[[], object] = field(repr=False)
 
     def __call__(self) -> None:
@@ -116,30 +104,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How one check ended.
-
-    Attributes
-    ----------
-    kind, subject, name, description : str
-        As in `Check`.
-    status : str
-        "passed", "failed", "skipped", "failed as expected" or "passed unexpectedly".
-    message : str
-        Why it failed or was skipped; empty where it passed.
-    traceback : str
-        Where it failed, as text.
-    seconds : float
-        Time it took.
-    """
+    """How one check ended; `kind`, `subject`, `name` and `description` are those of the `Check`."""
 
     kind: str
     subject: str
     name: str
     description: str
-    status: str
-    message: str = ""
-    traceback: str = field(default="", repr=False)
-    seconds: float = 0.0
+    status: str  # "passed", "failed", "skipped", "failed as expected" or "passed unexpectedly"
+    message: str = ""  # why it failed or was skipped
+    traceback: str = field(default="", repr=False)  # where it failed, as text
+    seconds: float = 0.0  # time it took
 
     @property
     def ok(self) -> bool:

@@ -32,7 +32,6 @@ T = TypeVar("T")
 booleans, integers, floats, sampled_from = st.booleans, st.integers, st.floats, st.sampled_from
 just, lists, one_of, sets, tuples = st.just, st.lists, st.one_of, st.sets, st.tuples
 
-dtypes = st.sampled_from((np.float64, np.float32))
 SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)
 
 
@@ -42,27 +41,16 @@ def _drawn(draw: st.DrawFn, value: T | Strategy[T]) -> T:
 
 
 def numbers(
-    magnitude: float = 1e3,
-    *,
-    smallest: float = 0.0,
-    dtype: DTypeLike = np.float64,
-    subnormal: bool = False,
+    magnitude: float = 1e3, *, smallest: float = 0.0, dtype: DTypeLike = np.float64
 ) -> Strategy[float]:
-    """Finite floats of `dtype` up to `magnitude`; zero, or at least `smallest` in size.
-
-    Parameters
-    ----------
-    magnitude : float, default 1e3
-    smallest : float, default 0.0
-        Keeps squares from underflowing where that is not what is tested.
-    dtype : dtype, default float64
-    subnormal : bool, default False
-        Off, since devices that flush them to zero would fail for no fault of theirs.
+    """Finite floats of `dtype` up to `magnitude`; zero, or at least `smallest` in size, which keeps
+    squares from underflowing. No subnormal ones: devices that flush them to zero would fail for no
+    fault of theirs.
     """
     width: Literal[32, 64] = 32 if np.dtype(dtype) == np.float32 else 64
     low, high = (float(np.array(size, dtype)) for size in (smallest, magnitude))
     if not smallest:
-        return st.floats(-high, high, allow_subnormal=subnormal, width=width)
+        return st.floats(-high, high, allow_subnormal=False, width=width)
     sizes = st.floats(low, high, width=width)
     return st.one_of(st.just(0.0), sizes, sizes.map(lambda v: -v))
 
@@ -75,26 +63,13 @@ def vectors(
     dtype: type | Strategy[type] = np.float64,
     magnitude: float = 1e3,
     smallest: float = 1e-6,
-    mixed: bool = False,
-    subnormal: bool = False,
 ) -> np.ndarray:
-    """Vectors of length `d`, shrinking entry by entry to zeros.
-
-    Parameters
-    ----------
-    d : int or strategy
-    dtype : dtype or strategy
-    magnitude, smallest, subnormal :
-        As in `numbers`.
-    mixed : bool, default False
-        Entries are multiplied by powers of ten between 1e-6 and 1e6: parameters in different units.
-    """
+    """Vectors of length `d` with entries as `numbers`, shrinking entry by entry to zeros."""
     d, dtype = _drawn(draw, d), _drawn(draw, dtype)
-    entries = numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal)
-    x: np.ndarray = draw(arrays(dtype, d, elements=entries))
-    if mixed:
-        x = x * 10.0 ** draw(arrays(np.int8, d, elements=st.integers(-6, 6))).astype(dtype)
-    return x.astype(dtype)
+    x: np.ndarray = draw(
+        arrays(dtype, d, elements=numbers(magnitude, smallest=smallest, dtype=dtype))
+    )
+    return x
 
 
 @st.composite
@@ -116,9 +91,7 @@ def quadratics(
 def smooth_objectives(
     draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
-    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see
-    `optex_core.testing.sample_objectives.SmoothObjective`.
-    """
+    """`SmoothObjective`: convex, with known gradient, minimum and Lipschitz constant."""
     base = draw(quadratics(d, condition=condition))
     return dataclasses.replace(base, shape=draw(st.sampled_from(SmoothObjective.SHAPES)))
 
@@ -175,9 +148,9 @@ def _field(hint: object, default: object) -> Strategy | None:
     """Plausible values of a setting, from its type and default; None where nobody can guess."""
     if isinstance(default, bool):
         return st.booleans()
+    if isinstance(default, float) and 0.0 < default < 0.5:  # a small number such as eps
+        return st.just(default)
     if isinstance(default, float):
-        if 0.0 < default < 0.5:  # a small number such as eps
-            return st.just(default)
         # a decay rate or a momentum; from one half on, since a variance of one sample is zero and
         # divides
         others = st.floats(0.5, 0.96875) if default < 1.0 else st.floats(2.0**-4, 16.0)

@@ -140,30 +140,15 @@ def _time(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveReport:
-    """What `check_objective` found; ``print(report)`` shows it.
-
-    Attributes
-    ----------
-    results : CheckReport
-        The checks.
-    d : int
-        Number of parameters.
-    seconds : (float, float, float)
-        Fastest, median and slowest call.
-    noise : float
-        By how much two answers at one point differ, relative; 0 where they are bitwise identical.
-    gains : tuple of ParallelGain
-        What 2, 4 and 8 gradients at once did in a short run; empty where no run was made.
-    optimizer : str
-        With which.
-    """
+    """What `check_objective` found; ``print(report)`` shows it."""
 
     results: CheckReport
-    d: int
-    seconds: tuple[float, float, float]
-    noise: float
+    d: int  # number of parameters
+    seconds: tuple[float, float, float]  # fastest, median and slowest call
+    noise: float  # by how much two answers at one point differ, relative; 0: bitwise identical
+    #: What 2, 4 and 8 gradients at once did in a short run; empty where no run was made.
     gains: tuple[ParallelGain, ...] = ()
-    optimizer: str = ""
+    optimizer: str = ""  # of that run
 
     @property
     def ok(self) -> bool:
@@ -274,16 +259,9 @@ def check_objective(
 
 @dataclass(frozen=True, slots=True)
 class SimulatorReport:
-    """Both halves of `check_simulator`.
+    """Both halves of `check_simulator`."""
 
-    Attributes
-    ----------
-    gradient : GradientReport or None
-        None where there is no value to compare with.
-    objective : ObjectiveReport
-    """
-
-    gradient: GradientReport | None
+    gradient: GradientReport | None  # None where there is no value to compare with
     objective: ObjectiveReport
 
     @property

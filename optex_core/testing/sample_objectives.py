@@ -21,27 +21,15 @@ class SmoothObjective:
     """A smooth convex function of u = Q (x - c) with known gradient, minimum and Lipschitz
     constant; ``fun(x)`` returns (value, gradient).
 
-    "quadratic": sum h u^2 / 2; "logcosh": sum h log cosh u; "huber": sum h (sqrt(1 + u^2) - 1). Q
-    is the identity or the reflection in `mirror`. The minimum is 0 at c, the gradient
-    max(h)-Lipschitz.
-
-    Parameters
-    ----------
-    shape : str
-        One of `SHAPES`.
-    weights : array, shape (d,)
-        h, positive.
-    centre : array, shape (d,)
-        c.
-    mirror : array, shape (d,), or None, default None
-        Not zero: Q = I - 2 m m' / m'm.
+    "quadratic": sum h u^2 / 2; "logcosh": sum h log cosh u; "huber": sum h (sqrt(1 + u^2) - 1). The
+    minimum is 0 at c, the gradient max(h)-Lipschitz.
     """
 
     SHAPES: ClassVar[tuple[str, ...]] = ("quadratic", "logcosh", "huber")
-    shape: str
-    weights: np.ndarray
-    centre: np.ndarray
-    mirror: np.ndarray | None = None
+    shape: str  # one of `SHAPES`
+    weights: np.ndarray  # shape (d,): h, positive
+    centre: np.ndarray  # shape (d,): c
+    mirror: np.ndarray | None = None  # shape (d,): m, not zero, of Q = I - 2 m m' / m'm; None: I
 
     def __call__(self, x: Array) -> tuple[float, np.ndarray]:
         """Value and gradient."""
@@ -57,11 +45,8 @@ class SmoothObjective:
         return float(h @ values), self._turned(h * slopes)
 
     def _turned(self, u: np.ndarray) -> np.ndarray:
-        if self.mirror is None:
-            return u
         m = self.mirror
-        turned: np.ndarray = u - 2 * m * (m @ u) / (m @ m)
-        return turned
+        return u if m is None else u - 2 * m * (m @ u) / (m @ m)
 
     @property
     def d(self) -> int:
@@ -96,9 +81,8 @@ class NoisyObjective:
     def __call__(self, x: Array, *, seed: int) -> tuple[float, np.ndarray]:
         """Value and noisy gradient."""
         value, gradient = self.inner(x)
-        return value, gradient + self.level * np.random.default_rng(seed).standard_normal(
-            len(gradient)
-        )
+        noise = np.random.default_rng(seed).standard_normal(len(gradient))
+        return value, gradient + self.level * noise
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from optex_core.errors import ProtocolError
 from optex_core.execution.base import Evaluator
 from optex_core.model.history import History
 from optex_core.testing.assertions import EPS, assert_within
-from optex_core.testing.check_suite import CheckFailed, require
+from optex_core.testing.check_suite import require, require_equal, require_raises
 from optex_core.testing.suites.evaluator import assert_answered, candidate, echo_context
 from optex_core.testing.suites.history import assert_matches_rows
 from optex_core.types import EvaluationResult, ObjectiveProtocol
@@ -77,8 +77,7 @@ def evaluator_machine(
                 if action != -1.0:
                     assert_answered(o, attempt)
                     continue
-                text = f"point {number} was attempt {attempt}, came back as {o.attempt}"
-                require(o.attempt == attempt, text)
+                require_equal(o.attempt, attempt, f"attempt of point {number}")
                 message = f"no mesh at {float(number)}"
                 own = isinstance(o.error, ValueError) and message in str(o.error)
                 require(own, f"another's error: {o.error!r}")
@@ -88,11 +87,9 @@ def evaluator_machine(
         def wait(self, timeout: float | None) -> None:
             """For the next outcomes; for nothing, it is an error."""
             if not self.evaluator.pending:
-                try:
+                with require_raises(ProtocolError, "next() returned although nothing was pending"):
                     self.evaluator.next(0.0)
-                except ProtocolError:
-                    return
-                raise CheckFailed("next() returned although nothing was pending")
+                return
             outcomes = self.evaluator.next(timeout)
             text = "next() without a timeout returned nothing although something is pending"
             require(outcomes or timeout is not None or self.cancelled, text)
@@ -108,8 +105,7 @@ def evaluator_machine(
         def drain(self) -> None:
             """Nothing is pending afterwards."""
             self._take(self.evaluator.drain())
-            pending = self.evaluator.pending
-            require(pending == 0, f"{pending} are pending after drain()")
+            require_equal(self.evaluator.pending, 0, "pending after drain()")
             self.submitted.clear()
             self.cancelled.clear()
 
@@ -117,13 +113,9 @@ def evaluator_machine(
         def pending_is_what_was_submitted(self) -> None:
             """Less only after a cancel."""
             if hasattr(self, "evaluator"):
-                pending, most, less = (
-                    self.evaluator.pending,
-                    len(self.submitted),
-                    len(self.cancelled),
-                )
-                text = f"{most} points are out ({less} cancelled), pending says {pending}"
-                require(most - less <= pending <= most, text)
+                pending, most, less = self.evaluator.pending, len(self.submitted), self.cancelled
+                text = f"{most} points are out ({len(less)} cancelled), pending says {pending}"
+                require(most - len(less) <= pending <= most, text)
 
     return EvaluatorMachine
 
@@ -170,8 +162,8 @@ def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedSta
         )
         def append(self, offset: float, step: float, times: int, together: bool) -> None:
             """Pairs, one by one or in one go, close or far."""
-            shape = (times, 2, *self.shape)
-            drawn: np.ndarray = (offset + step * self.rng.normal(size=shape)).astype(self.dtype)
+            drawn: np.ndarray = offset + step * self.rng.normal(size=(times, 2, *self.shape))
+            drawn = drawn.astype(self.dtype)
             pairs = [(x.copy(), g.copy()) for x, g in drawn]
             if together and hasattr(self.history, "extend"):
                 self.history.extend(pairs)
@@ -208,7 +200,7 @@ def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedSta
             if not hasattr(self, "history"):
                 return
             h, n = self.history, len(self.rows)
-            require(h.total == self.total, f"total is {h.total}, of the list {self.total}")
+            require_equal(h.total, self.total, "total")
             sides = (
                 zip(*self.rows, strict=True) if n else [np.zeros((0, *self.shape), self.dtype)] * 2
             )

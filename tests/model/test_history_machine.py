@@ -25,7 +25,7 @@ def test_the_machine_finds_a_lost_row():
                 else super().chronological_order()
             )
 
-    with pytest.raises(AssertionError, match="the newest row is not the last"):
+    with pytest.raises(AssertionError, match="newest row, last in that order"):
         run_state_machine_as_test(
             history_machine(Faulty),
             settings=settings(max_examples=60, stateful_step_count=10, report_multiple_bugs=False),

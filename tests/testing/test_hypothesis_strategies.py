@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from optex_core.model.kernels.base import KERNELS
+from optex_core.optimizers.base import OPTIMIZERS
+from optex_core.optimizers.schedules import SCHEDULES
 from optex_core.testing import strategies as st
 from optex_core.testing.check_suite import CheckFailed
 from optex_core.testing.properties import for_all
@@ -61,6 +64,13 @@ def test_faulty_objectives_misbehave_at_their_calls_and_nowhere_else(fun):
             assert np.array_equal(g, before[1])
         else:
             assert right
+
+
+@given(kernel=st.kernels(), schedule=st.schedules(), optimizer=st.optimizers())
+def test_registered_parts_are_drawn_with_settings_that_they_take(kernel, schedule, optimizer):
+    assert type(kernel) in KERNELS.values()
+    assert type(schedule) in SCHEDULES.values()
+    assert type(optimizer) in OPTIMIZERS.values()
 
 
 def test_a_failing_property_is_shown_with_its_smallest_objective():

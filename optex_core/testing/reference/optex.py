@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -94,13 +95,18 @@ class ReferenceOptEx:
                 states.append(state)
         return points, states
 
-    def paper(self, gradient: Gradient) -> None:
-        """One round: theta_{t+1} = FO-OPT(z_j, g_j), j the last slot before the first failure."""
+    def _observe(self, gradient: Gradient) -> tuple[list[Array], list[object], list[Array]]:
+        """Evaluate and record z_0 .. z_{N-1}; points, states, and gradients before a failure."""
         points, states = self._rollout(self.N)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
-        usable = _before_failure(observed)
+        usable = [g for g in takewhile(lambda g: g is not None, observed) if g is not None]
         self.steps = len(usable)
+        return points, states, usable
+
+    def paper(self, gradient: Gradient) -> None:
+        """One round: theta_{t+1} = FO-OPT(z_j, g_j), j the last slot before the first failure."""
+        points, states, usable = self._observe(gradient)
         j = self.steps - 1
         self.x, self.state = self.optimizer.step(points[j], usable[j], states[j])
 
@@ -108,11 +114,7 @@ class ReferenceOptEx:
         """One round: the first step with g_0, the others with the estimate fitted to the new rows
         too.
         """
-        points, _ = self._rollout(self.N)
-        observed = [gradient(z) for z in points]
-        self._record(list(zip(points, observed, strict=True)))
-        usable = _before_failure(observed)
-        self.steps = len(usable)
+        _, _, usable = self._observe(gradient)
         x, state = self.optimizer.step(self.x, usable[0], self.state)
         if self.steps > 1:
             mu = self.estimate()
@@ -124,11 +126,9 @@ class ReferenceOptEx:
         """One round: predict S steps, evaluate N of them, replay while |y_j - z_j| <= 0.6 max |z_i
         - theta_t|; then S grows or shrinks.
         """
-        first = not self.rows
-        cold = len(self.rows) <= 1
-        points, _ = self._rollout(
-            min(self.window, rules.COLD_START_WINDOW) if cold else self.window
-        )
+        first, cold = not self.rows, len(self.rows) <= 1
+        most = min(self.window, rules.COLD_START_WINDOW) if cold else self.window
+        points, _ = self._rollout(most)
         at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
         observed = [gradient(points[i]) for i in at]
         g0 = observed[0]
@@ -158,15 +158,6 @@ class ReferenceOptEx:
 
     def _distance(self, a: Array, b: Array) -> float:
         return float(np.linalg.norm((a - b) / (1.0 if self.scale is None else self.scale)))
-
-
-def _before_failure(observed: list[Array | None]) -> list[Array]:
-    usable = []
-    for gradient in observed:
-        if gradient is None:
-            break
-        usable.append(gradient)
-    return usable
 
 
 def _accepted(gradient: Array | None, first: Array) -> bool:
