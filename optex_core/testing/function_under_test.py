@@ -60,7 +60,8 @@ def relative_difference(a: Pair, b: Pair) -> float:
     """The largest difference of values or gradients, relative to their size; inf beside nan."""
     found = [0.0]
     with np.errstate(invalid="ignore"):
-        for p, q in zip(map(np.atleast_1d, a), map(np.atleast_1d, b), strict=True):
+        for one, other in zip(a, b, strict=True):
+            p, q = np.asarray(one), np.asarray(other)
             if not np.array_equal(p, q, equal_nan=True):
                 found.append(float(np.abs(p - q).max() / max(np.abs(p).max(), np.abs(q).max())))
     return max(found) if all(map(math.isfinite, found)) else math.inf

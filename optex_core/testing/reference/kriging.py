@@ -331,7 +331,16 @@ def reference_posterior(posterior: Posterior) -> Kriging:
     """
     history, settings, hyper = posterior.history, posterior.settings, posterior.hyper
     order, host = history.chronological_order(), history.backend.to_host
-    rows = settings.kernel, host(history.X)[order], host(history.G)[order]
+    X, G = host(history.X)[order], host(history.G)[order]
     scale = None if history.scale is None else host(history.scale)
-    fitted = hyper.length, posterior.noise, settings.mean or "constant", hyper.curvature
-    return Kriging(*rows, *fitted, scale, history.dims)
+    return Kriging(
+        settings.kernel,
+        X,
+        G,
+        hyper.length,
+        posterior.noise,
+        settings.mean or "constant",
+        hyper.curvature,
+        scale,
+        history.dims,
+    )
