@@ -15,7 +15,7 @@ import numpy as np
 
 from optex_core.adapters.objective import make_objective
 from optex_core.bench._lbfgsb import run_lbfgsb
-from optex_core.bench._tables import columns, short
+from optex_core.bench._tables import columns, first_hit, short
 from optex_core.cli.problem_source import ProblemSource
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
@@ -45,8 +45,7 @@ class BaselineRow:
 
     def reached(self, value: float) -> int | None:
         """The first row at or below `value`: the rounds it took."""
-        hits = np.flatnonzero(self.trace.value <= value)
-        return int(hits[0]) if len(hits) else None
+        return first_hit(self.trace.value, value)
 
 
 def common_value(trace: Trace) -> float:
@@ -63,17 +62,29 @@ def baselines(
     source: ProblemSource,
     optimizer: FirstOrderOptimizer,
     value: float,
-    *,
-    backend: str,
-    bounds: object = None,
-    seed: int,
-    seconds: float,
     say: Callable[[str], None],
+    seconds: float,
+    **settings: Any,
 ) -> list[BaselineRow]:
-    """Run L-BFGS-B, then the optimizer alone, until `value` is reached, in about `seconds` in all.
-
-    L-BFGS-B has no rate to choose and needs exact gradients: it is what a user would take instead.
+    """Run L-BFGS-B, which is what a user would take instead, then the optimizer alone, until
+    `value` is reached, in about `seconds` in all; `settings`: "bounds", "rng" and "backend" of
+    `minimize`.
     """
+    begin = time.perf_counter()
+    first, ended = _lbfgsb(source, value, seconds / 2, settings["bounds"], settings["rng"])
+    rounds = first.reached(value)
+    outcome = f"not reached ({ended})" if rounds is None else f"{rounds} rounds"
+    say(f"  {first.label}: {outcome}")
+    if isinstance(optimizer, LBFGS):  # alone it has no line search
+        return [first]
+    left = max(0.0, seconds - (time.perf_counter() - begin))
+    more = f"--baseline-time allows more than {seconds:g} s"
+    return [first, *_optimizer_alone(source, optimizer, value, say, left, more, settings)]
+
+
+def _lbfgsb(
+    source: ProblemSource, value: float, seconds: float, bounds: object, seed: int
+) -> tuple[BaselineRow, str]:
     evaluate = make_objective(source.fun, x0=source.x0).evaluate
     context = Context(id=0, seed=seed, iteration=0, slot=0)
 
@@ -81,95 +92,58 @@ def baselines(
         found = evaluate(x, context)
         return math.nan if found.value is None else found.value, np.asarray(found.gradient)
 
-    begin = time.perf_counter()
-    trace, ended = run_lbfgsb(fun, source.x0, bounds=bounds, target=value, max_time=seconds / 2)
-    row = BaselineRow("SciPy's L-BFGS-B", None, trace)
-    rounds = row.reached(value)
-    outcome = f"not reached ({ended})" if rounds is None else f"{rounds} rounds"
-    say(f"  {row.label}: {outcome}")
-    if isinstance(optimizer, LBFGS):  # alone it has no line search
-        return [row]
-    left = max(0.0, seconds - (time.perf_counter() - begin))
-    alone = optimizer_alone(
-        source,
-        optimizer,
-        value,
-        backend=backend,
-        bounds=bounds,
-        seed=seed,
-        seconds=left,
-        allowed=seconds,
-        say=say,
-    )
-    return [row, *alone]
+    trace, ended = run_lbfgsb(fun, source.x0, bounds=bounds, target=value, max_time=seconds)
+    return BaselineRow("SciPy's L-BFGS-B", None, trace), ended
 
 
-def optimizer_alone(
+def _optimizer_alone(
     source: ProblemSource,
-    optimizer: FirstOrderOptimizer,
+    optimizer: Any,
     value: float,
-    *,
-    backend: str,
-    bounds: object = None,
-    seed: int,
-    seconds: float,
-    allowed: float,
     say: Callable[[str], None],
+    seconds: float,
+    more: str,
+    settings: dict[str, Any],
 ) -> list[BaselineRow]:
     """Run the optimizer without parallelism until `value` is reached, at the given rate and at
     multiples of it; the rows of the given rate and, where another was better, of the best one.
 
     No run goes on longer than the best one so far, and all of them together take about `seconds` at
-    most.
+    most; `more` says how to get more.
     """
     from optex_core._minimize import minimize
 
-    rate = getattr(optimizer, "learning_rate", None)
-    varied = isinstance(rate, float | int) and dataclasses.is_dataclass(optimizer)
-    factors = FACTORS if varied else (1.0,)
+    given = getattr(optimizer, "learning_rate", None)
+    rate = given if isinstance(given, float | int) and dataclasses.is_dataclass(optimizer) else None
+    factors = FACTORS if rate is not None else (1.0,)
     deadline = time.perf_counter() + seconds
     entries: list[BaselineRow] = []
     best: BaselineRow | None = None
     for i, factor in enumerate(factors):
         left = deadline - time.perf_counter()
         # The first run decides how long the others may be, so it gets half of the time.
-        share = left / 2 if i == 0 and varied else left / (len(factors) - i)
+        share = left / 2 if i == 0 and rate is not None else left / (len(factors) - i)
         if share <= 0:
-            say(
-                f"  no time left to try the other rates; --baseline-time allows more "
-                f"than {allowed:g} s"
-            )
+            say(f"  no time left to try the other rates; {more}")
             break
-        other: Any = optimizer
-        if varied and factor != 1.0:
-            other = dataclasses.replace(optimizer, learning_rate=factor * rate)  # type: ignore[type-var,operator]
+        other = optimizer
+        if rate is not None and factor != 1.0:
+            other = dataclasses.replace(optimizer, learning_rate=factor * rate)
         rounds = None if best is None else best.reached(value)
         if rounds == 0:
             break
         result = minimize(
-            source.fun,
-            source.x0,
-            optimizer=other,
-            parallelism=1,
-            strategy="sequential",
-            backend=backend,
-            bounds=bounds,
-            rng=seed,
-            target=value,
-            maxiter=rounds,
-            max_time=share,
-        )
+            source.fun, source.x0, optimizer=other, parallelism=1, strategy="sequential",
+            target=value, maxiter=rounds, max_time=share, **settings,
+        )  # fmt: skip
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"
-        entry = BaselineRow(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
+        entry = BaselineRow(label, None if rate is None else factor * rate, result.history)
         reached = entry.reached(value)
-        outcome = (
-            f"{reached} rounds"
-            if reached is not None
-            else f"not reached in {result.nit} rounds ({result.status.key})"
-        )
-        # another rate might have been the better one
-        if reached is None and result.status is Status.MAX_TIME:
-            outcome += f"; --baseline-time allows more than {allowed:g} s in all"
+        outcome = f"{reached} rounds"
+        if reached is None:
+            outcome = f"not reached in {result.nit} rounds ({result.status.key})"
+            # another rate might have been the better one
+            outcome += f"; {more} in all" if result.status is Status.MAX_TIME else ""
         say(f"  {label}: {outcome}")
         if factor == 1.0:
             entries.append(entry)
@@ -184,15 +158,8 @@ def optimizer_alone(
 def comparison(entries: list[BaselineRow], value: float, parallelism: int) -> str:
     """The table: the first entry is the run itself, the others are what it is compared with."""
     own = entries[0].reached(value)
-    head = (
-        "",
-        "rate",
-        "rounds",
-        "gradients",
-        "seconds here",
-        f"{parallelism} free cores",
-        "fewer rounds",
-    )
+    cores = f"{parallelism} free cores"
+    head = ("", "rate", "rounds", "gradients", "seconds here", cores, "fewer rounds")
     rows = []
     for entry in entries:
         row = entry.reached(value)

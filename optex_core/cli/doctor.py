@@ -26,7 +26,7 @@ class EnvironmentCheck:
 
     group: str
     name: str
-    libraries: tuple[str, ...]  # modules it needs
+    library: str  # a module it needs
     #: Runs in a fresh interpreter; what it prints is shown, what it raises is the reason why not.
     code: str
     install: str  # what installs it
@@ -130,34 +130,29 @@ _HYPOTHESIS = "import hypothesis; print('loads')"
 _GPU = f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"
 
 ENVIRONMENT_CHECKS = (
-    EnvironmentCheck("backends", "numpy", ("numpy",), _NUMPY, "", required=True),
-    EnvironmentCheck("backends", "numba", ("numba",), _NUMBA, REINSTALL),
-    EnvironmentCheck("backends", "cupy", ("cupy",), _CUPY, _GPU),
-    EnvironmentCheck("executors", "threads", ("numpy",), _THREADS, REINSTALL),
-    EnvironmentCheck("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
-    EnvironmentCheck("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
-    EnvironmentCheck("executors", "dask", ("distributed",), _DASK, _extra("dask")),
-    EnvironmentCheck("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
-    EnvironmentCheck("executors", "ray", ("ray",), _RAY, _extra("ray")),
-    EnvironmentCheck("libraries", "scipy", ("scipy",), _SCIPY, "", required=True),
-    EnvironmentCheck("libraries", "threadpoolctl", ("threadpoolctl",), _LIMITS, ""),
-    EnvironmentCheck("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
-    EnvironmentCheck("libraries", "tqdm", ("tqdm",), _TQDM, _extra("cli")),
-    EnvironmentCheck("libraries", "torch", ("torch",), _TORCH, _extra("torch")),
-    EnvironmentCheck("libraries", "jax", ("jax",), _JAX, _extra("jax")),
-    EnvironmentCheck("libraries", "hypothesis", ("hypothesis",), _HYPOTHESIS, _extra("testing")),
+    EnvironmentCheck("backends", "numpy", "numpy", _NUMPY, "", required=True),
+    EnvironmentCheck("backends", "numba", "numba", _NUMBA, REINSTALL),
+    EnvironmentCheck("backends", "cupy", "cupy", _CUPY, _GPU),
+    EnvironmentCheck("executors", "threads", "numpy", _THREADS, REINSTALL),
+    EnvironmentCheck("executors", "processes", "loky", _PROCESSES, REINSTALL),
+    EnvironmentCheck("executors", "programs", "numpy", _PROGRAMS, REINSTALL),
+    EnvironmentCheck("executors", "dask", "distributed", _DASK, _extra("dask")),
+    EnvironmentCheck("executors", "mpi", "mpi4py", _MPI, _extra("mpi")),
+    EnvironmentCheck("executors", "ray", "ray", _RAY, _extra("ray")),
+    EnvironmentCheck("libraries", "scipy", "scipy", _SCIPY, "", required=True),
+    EnvironmentCheck("libraries", "threadpoolctl", "threadpoolctl", _LIMITS, ""),
+    EnvironmentCheck("libraries", "matplotlib", "matplotlib", _PLOT, _extra("cli")),
+    EnvironmentCheck("libraries", "tqdm", "tqdm", _TQDM, _extra("cli")),
+    EnvironmentCheck("libraries", "torch", "torch", _TORCH, _extra("torch")),
+    EnvironmentCheck("libraries", "jax", "jax", _JAX, _extra("jax")),
+    EnvironmentCheck("libraries", "hypothesis", "hypothesis", _HYPOTHESIS, _extra("testing")),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds that one trial may take (default 60)",
-    )
+    seconds = "seconds that one trial may take (default 60)"
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help=seconds)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -172,21 +167,17 @@ def run(args: argparse.Namespace) -> int:
         f"{mine if mine == cores else f'{mine} of {cores}'} cores, "
         f"{'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n"
     )
-    # All at once: most of the time is spent loading libraries. A library that is not installed
-    # needs no process.
+    # All at once: most of the time is spent loading libraries.
     started = [(trial, _start(trial)) for trial in ENVIRONMENT_CHECKS]
-    sound = True
-    group = ""
+    sound, group = True, ""
     for trial, process in started:
         if trial.group != group:
             group = trial.group
             print(f"{group}:")
         works, text = _outcome(trial, process, args.timeout)
         sound = sound and (works or not trial.required)
-        print(
-            f"  {'yes' if works else 'no ':<4}{trial.name:<14}{_version(trial):<12}{text}",
-            flush=True,
-        )
+        known = "yes" if works else "no"
+        print(f"  {known:<4}{trial.name:<14}{_version(trial):<12}{text}", flush=True)
     if not sound:
         print("\nThe package cannot work here; install it anew in a fresh environment.")
     return 0 if sound else 1
@@ -201,15 +192,12 @@ def _memory() -> float | None:
 
 
 def _start(trial: EnvironmentCheck) -> subprocess.Popen[str] | None:
-    if any(importlib.util.find_spec(library) is None for library in trial.libraries):
+    if importlib.util.find_spec(trial.library) is None:
         return None
     return subprocess.Popen(
-        [sys.executable, "-c", trial.code],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [sys.executable, "-c", trial.code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def _outcome(
@@ -231,7 +219,7 @@ def _outcome(
 
 
 def _version(trial: EnvironmentCheck) -> str:
-    for name in (*trial.libraries, *(f"{trial.name}-cuda{n}x" for n in (12, 13))):
+    for name in (trial.library, *(f"{trial.name}-cuda{n}x" for n in (12, 13))):
         try:
             return version(name)
         except PackageNotFoundError:  # a module need not be called as what installs it

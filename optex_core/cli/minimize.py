@@ -21,12 +21,13 @@ from optex_core.cli import problem_source
 from optex_core.cli.baseline import BaselineRow, baselines, common_value, comparison
 from optex_core.cli.optimizer_text import read_optimizer
 from optex_core.cli.problem_source import ProblemSource, get_problem_source, program_source
-from optex_core.cli.run_folder import PICTURE, Run, folder_for, new_folder, save_run
+from optex_core.cli.run_folder import PICTURE, Run, draw_run, folder_for, new_folder, save_run
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS
 from optex_core.optimizers.lbfgs import LBFGS
+from optex_core.problems import PROBLEMS
 from optex_core.runs.progress import LEGEND
 from optex_core.types import Context, FirstOrderOptimizer
 
@@ -51,128 +52,73 @@ FAILED_STATUSES = (Status.DIVERGED, Status.FAILED, Status.TOO_MANY_FAILURES, Sta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument(
-        "name",
-        nargs="?",
-        metavar="NAME|module:function",
-        help="a built-in problem, or a function that returns (value, gradient)",
-    )
-    parser.add_argument(
-        "--list",
-        action="store_true",
-        help="list problems, optimizers, strategies and kernels, and stop",
-    )
+    what = "a built-in problem, or a function that returns (value, gradient)"
+    parser.add_argument("name", nargs="?", metavar="NAME|module:function", help=what)
+    listed = "list problems, optimizers, strategies and kernels, and stop"
+    parser.add_argument("--list", action="store_true", help=listed)
     problem_source.add_arguments(parser)
-    parser.add_argument(
-        "--bounds",
-        metavar="LOW,HIGH|FILE.npy",
-        help="keep every parameter in here; a file holds (d, 2): low and high of each",
-    )
+    within = "keep every parameter in here; a file holds (d, 2): low and high of each"
+    parser.add_argument("--bounds", metavar="LOW,HIGH|FILE.npy", help=within)
 
-    program = parser.add_argument_group(
+    add = parser.add_argument_group(
         "an external program in place of NAME: it reads a file and writes files, in a "
         "directory of its own"
+    ).add_argument
+    command = "such as './simulate {parameters} {gradient} {value}'; no shell reads it"
+    add("--program", metavar="COMMAND", help=command)
+    reads = "what it reads: .npy, .bin (raw), .txt (default %(default)s)"
+    add("--parameters", metavar="FILE", default="parameters.npy", help=reads)
+    writes = "what it writes (default %(default)s)"
+    add("--gradient", metavar="FILE", default="gradient.npy", help=writes)
+    value = (
+        "the same (default %(default)s). stdout.txt is what it prints; FILE=TEMPLATE finds "
+        "the numbers within text: 'stdout.txt=energy: {value} J', 'out.txt=dJ/dp = {gradient}'"
     )
-    program.add_argument(
-        "--program",
-        metavar="COMMAND",
-        help="such as './simulate {parameters} {gradient} {value}'; no shell reads it",
-    )
-    program.add_argument(
-        "--parameters",
-        metavar="FILE",
-        default="parameters.npy",
-        help="what it reads: .npy, .bin (raw), .txt (default %(default)s)",
-    )
-    program.add_argument(
-        "--gradient",
-        metavar="FILE",
-        default="gradient.npy",
-        help="what it writes (default %(default)s)",
-    )
-    program.add_argument(
-        "--value",
-        metavar="FILE",
-        default="value.txt",
-        help="the same (default %(default)s). stdout.txt is what it prints; FILE=TEMPLATE finds "
-        "the numbers within text: 'stdout.txt=energy: {value} J', 'out.txt=dJ/dp = {gradient}'",
-    )
-    program.add_argument(
-        "--timeout",
-        type=float,
-        metavar="S",
-        help="seconds after which it is killed, with all that it has started",
-    )
-    program.add_argument(
-        "--files", metavar="FILE", nargs="*", default=[], help="files it finds in its directory"
-    )
+    add("--value", metavar="FILE", default="value.txt", help=value)
+    killed = "seconds after which it is killed, with all that it has started"
+    add("--timeout", type=float, metavar="S", help=killed)
+    add("--files", metavar="FILE", nargs="*", default=[], help="files it finds in its directory")
 
-    method = parser.add_argument_group("method")
-    method.add_argument(
-        "--parallelism",
-        type=int,
-        default=4,
-        metavar="N",
-        help="gradients evaluated at once (default 4)",
+    add = parser.add_argument_group("method").add_argument
+    at_once = "gradients evaluated at once (default 4)"
+    add("--parallelism", type=int, default=4, metavar="N", help=at_once)
+    rule = (
+        "a name, or with settings: 'sgd(learning_rate=0.5, momentum=0.9)' (default: L-BFGS, "
+        "without a rate)"
     )
-    method.add_argument(
-        "--optimizer",
-        metavar="NAME|NAME(...)",
-        help="a name, or with settings: 'sgd(learning_rate=0.5, momentum=0.9)' (default: "
-        "L-BFGS, without a rate)",
+    add("--optimizer", metavar="NAME|NAME(...)", help=rule)
+    rate = "default: the problem's, or the optimizer's"
+    add("--learning-rate", type=float, metavar="RATE", help=rate)
+    add("--strategy", default="auto", help="default auto")
+    add("--backend", default="auto", help="auto, numpy, numba or cupy (default auto)")
+    workers = (
+        "worker processes, 0: none; threads; or the address of a Dask scheduler, such as "
+        "tcp://10.0.0.1:8786 (default: as many processes as cores, at most N)"
     )
-    method.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="RATE",
-        help="default: the problem's, or the optimizer's",
-    )
-    method.add_argument("--strategy", default="auto", help="default auto")
-    method.add_argument(
-        "--backend", default="auto", help="auto, numpy, numba or cupy (default auto)"
-    )
-    method.add_argument(
-        "--workers",
-        metavar="W|threads|ADDRESS",
-        help="worker processes, 0: none; threads; or the address of a Dask scheduler, such as "
-        "tcp://10.0.0.1:8786 (default: as many processes as cores, at most N)",
-    )
+    add("--workers", metavar="W|threads|ADDRESS", help=workers)
 
-    stop = parser.add_argument_group(
+    add = parser.add_argument_group(
         f"when to stop (none given: the problem's goal, 1000 iterations, or "
         f"{RELATIVE_GTOL:g} of the first gradient)"
-    )
-    stop.add_argument("--maxiter", type=int, help="most iterations")
-    stop.add_argument("--gtol", type=float, help="largest entry of the gradient")
-    stop.add_argument("--ftol", type=float, help="relative change of the value")
-    stop.add_argument("--target", type=float, help="value to reach")
-    stop.add_argument("--max-time", type=float, metavar="S", help="seconds")
-    stop.add_argument("--max-evals", type=int, metavar="K", help="most gradients")
+    ).add_argument
+    add("--maxiter", type=int, help="most iterations")
+    add("--gtol", type=float, help="largest entry of the gradient")
+    add("--ftol", type=float, help="relative change of the value")
+    add("--target", type=float, help="value to reach")
+    add("--max-time", type=float, metavar="S", help="seconds")
+    add("--max-evals", type=int, metavar="K", help="most gradients")
 
-    keep = parser.add_argument_group("what is kept and shown")
-    keep.add_argument(
-        "--checkpoint", metavar="FILE", help="save the state there in every iteration"
-    )
-    keep.add_argument("--resume", action="store_true", help="go on from --checkpoint if it exists")
-    keep.add_argument(
-        "--output",
-        metavar="DIR",
-        help="where run.npz and run.png go (default: a new folder in optex-runs)",
-    )
-    keep.add_argument(
-        "--no-baseline",
-        action="store_true",
-        help="do not run SciPy's L-BFGS-B and the optimizer alone for comparison",
-    )
-    keep.add_argument(
-        "--baseline-time",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds for the comparison (default 60)",
-    )
-    keep.add_argument("--no-plot", action="store_true", help="draw no picture")
-    keep.add_argument("--quiet", action="store_true", help="no progress, only the results")
+    add = parser.add_argument_group("what is kept and shown").add_argument
+    add("--checkpoint", metavar="FILE", help="save the state there in every iteration")
+    add("--resume", action="store_true", help="go on from --checkpoint if it exists")
+    folder = "where run.npz and run.png go (default: a new folder in optex-runs)"
+    add("--output", metavar="DIR", help=folder)
+    alone = "do not run SciPy's L-BFGS-B and the optimizer alone for comparison"
+    add("--no-baseline", action="store_true", help=alone)
+    seconds = "seconds for the comparison (default 60)"
+    add("--baseline-time", type=float, default=60.0, metavar="S", help=seconds)
+    add("--no-plot", action="store_true", help="draw no picture")
+    add("--quiet", action="store_true", help="no progress, only the results")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,27 +151,18 @@ def run(args: argparse.Namespace) -> int:
 
     rate = getattr(optimizer, "learning_rate", None)
     at_rate = "" if rate is None else f" at rate {rate}"
+    name = getattr(optimizer, "name", type(optimizer).__name__)
     with _workers(args) as workers:
         say(
-            f"{source.name}: {len(source.x0)} parameters, {_name(optimizer)}{at_rate}, "
+            f"{source.name}: {len(source.x0)} parameters, {name}{at_rate}, "
             f"{args.parallelism} gradients at once, in {_where(args, workers)}"
         )
         result = minimize(
-            source.fun,
-            source.x0,
-            optimizer=optimizer,
-            parallelism=args.parallelism,
-            strategy=args.strategy,
-            workers=workers,
-            backend=args.backend,
-            bounds=bounds,
-            rng=args.seed,
-            checkpoint=args.checkpoint,
-            resume=args.resume,
-            progress=not args.quiet,
-            tag=source.name,
-            **criteria,
-        )
+            source.fun, source.x0, optimizer=optimizer, parallelism=args.parallelism,
+            strategy=args.strategy, workers=workers, backend=args.backend, bounds=bounds,
+            rng=args.seed, checkpoint=args.checkpoint, resume=args.resume,
+            progress=not args.quiet, tag=source.name, **criteria,
+        )  # fmt: skip
     trace = result.history
     start = trace.value[0] if len(trace) else float("nan")
     print(
@@ -246,15 +183,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_baseline and result.status not in FAILED_STATUSES and not math.isnan(value):
         say(f"\nOne gradient after another, until the value is {value:.6g} too:")
         rows += baselines(
-            source,
-            optimizer,
-            value,
-            backend=args.backend,
-            bounds=bounds,
-            seed=args.seed,
-            seconds=args.baseline_time,
-            say=say,
-        )
+            source, optimizer, value, say, args.baseline_time, backend=args.backend,
+            bounds=bounds, rng=args.seed,
+        )  # fmt: skip
         print(f"\n{comparison(rows, value, args.parallelism)}")
         print(
             f"'{args.parallelism} free cores': the slowest gradient of each round and "
@@ -269,20 +200,20 @@ def run(args: argparse.Namespace) -> int:
         "parallelism": args.parallelism,
         "workers": workers if isinstance(workers, int | str | None) else args.workers,
         "backend": args.backend,
-        "seed": result.seed,
         "status": result.status.name,
-        "message": result.message,
         "value": float(result.fun),
-        "nit": result.nit,
-        "nfev": result.nfev,
-        "njev": result.njev,
-        "nsteps": result.nsteps,
+        **{key: result[key] for key in ("seed", "message", "nit", "nfev", "njev", "nsteps")},
     }
-    _keep(
-        Run(np.asarray(result.x), trace, summary, {row.label: row.trace for row in rows[1:]}),
-        label,
-        args,
-    )
+    others = {row.label: row.trace for row in rows[1:]}
+    folder = Path(args.output or new_folder(f"{source.name}-{args.parallelism}"))
+    saved = Run(np.asarray(result.x), trace, summary, others)
+    print(f"\nsaved: {save_run(saved, folder)}")
+    if len(trace) and not args.no_plot:
+        try:
+            print(f"plot:  {draw_run(saved, folder / PICTURE)}")
+        except MissingExtraError as error:
+            # the run itself is done and saved: only its picture is missing
+            print(f"no picture: {error}", file=sys.stderr)
     missed = args.target is not None and result.status is not Status.TARGET
     return 1 if result.status in FAILED_STATUSES or missed else 0
 
@@ -300,26 +231,18 @@ def _where(args: argparse.Namespace, workers: object) -> str:
 def catalogue() -> str:
     """Everything that has a name, with its first line of documentation."""
     from optex_core.model.kernels import KERNELS
-    from optex_core.problems import PROBLEMS
     from optex_core.strategies import STRATEGIES
 
     lines = []
-    for title, registry in (
-        ("problems", PROBLEMS),
-        ("optimizers", OPTIMIZERS),
-        ("strategies", STRATEGIES),
-        ("kernels", KERNELS),
-    ):
-        entries: dict[str, type] = dict(registry)
-        width = max(len(name) for name in entries)
+    for registry in (PROBLEMS, OPTIMIZERS, STRATEGIES, KERNELS):
+        title = "strategies" if registry is STRATEGIES else f"{registry.kind}s"
+        width = max(map(len, registry))
         lines.append(f"{title}:")
-        for name, entry in entries.items():
+        for name, entry in registry.items():
             lines.append(f"  {name:<{width}}  {(entry.__doc__ or '').strip().splitlines()[0]}")
-            if title == "problems":
-                settings = ", ".join(
-                    f"{key}={default!r}"
-                    for key, default in problem_source.default_settings(name).items()
-                )
+            if registry is PROBLEMS:
+                defaults = problem_source.default_settings(name)
+                settings = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
                 lines.append(f"  {'':<{width}}  settings: {settings or 'none'}")
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -350,10 +273,6 @@ def _criteria(source: ProblemSource, args: argparse.Namespace) -> dict[str, Any]
             target=source.goal,
         )
     return criteria
-
-
-def _name(optimizer: FirstOrderOptimizer) -> str:
-    return getattr(optimizer, "name", type(optimizer).__name__)
 
 
 def _bounds(text: str | None, d: int) -> np.ndarray | list[tuple[float, float]] | None:
@@ -403,29 +322,3 @@ def _workers(args: argparse.Namespace) -> Iterator[object]:
             f"--workers takes a number of processes, threads, or the address of a Dask scheduler "
             f"(tcp://host:port), got {text!r}"
         )
-
-
-def _keep(run: Run, label: str, args: argparse.Namespace) -> None:
-    folder = (
-        Path(args.output)
-        if args.output
-        else new_folder(f"{run.summary['name']}-{args.parallelism}")
-    )
-    print(f"\nsaved: {save_run(run, folder)}")
-    if args.no_plot or not len(run.trace):
-        return
-    from optex_core.engine.plots import plot_trace
-
-    try:
-        plot_trace(
-            run.trace,
-            label=label,
-            baselines=run.baselines,
-            title=f"{run.summary['name']}, d = {run.summary['d']}",
-            path=folder / PICTURE,
-        )
-    except MissingExtraError as error:
-        # the run itself is done and saved: only its picture is missing
-        print(f"no picture: {error}", file=sys.stderr)
-        return
-    print(f"plot:  {folder / PICTURE}")

@@ -35,28 +35,15 @@ class ProblemSource:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that choose a source."""
-    parser.add_argument("--x0", metavar="FILE.npy", help="start from this vector")
-    parser.add_argument(
-        "--dimension",
-        type=int,
-        metavar="D",
-        help="module:function: start from a standard normal vector of this length",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="K",
-        help="problem: its size (the first whole-number setting; --list shows them)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="problem: any setting, may be repeated",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable (default 0)")
+    add = parser.add_argument
+    add("--x0", metavar="FILE.npy", help="start from this vector")
+    normal = "module:function: start from a standard normal vector of this length"
+    add("--dimension", type=int, metavar="D", help=normal)
+    size = "problem: its size (the first whole-number setting; --list shows them)"
+    add("--size", type=int, metavar="K", help=size)
+    setting = "problem: any setting, may be repeated"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=setting)
+    add("--seed", type=int, default=0, help="makes the run repeatable (default 0)")
 
 
 def get_problem_source(name: str, args: argparse.Namespace) -> ProblemSource:
@@ -89,7 +76,7 @@ def size_setting(name: str) -> str:
     """The setting that ``--size`` means."""
     settings = default_settings(name)
     for key, default in settings.items():
-        if isinstance(default, int) and not isinstance(default, bool) and key != "seed":
+        if type(default) is int and key != "seed":
             return key
     raise ArgumentError(
         f"problem {name!r} has no size; its settings are: {', '.join(settings) or 'none'}"
@@ -107,13 +94,8 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def _imported(name: str, args: argparse.Namespace) -> ProblemSource:
-    if args.size is not None or args.settings:
-        raise ArgumentError(
-            f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy "
-            f"or --dimension D"
-        )
-    target = function_at(name)
-    return ProblemSource(name, target, _start(name, args))
+    start = _start(name, args)
+    return ProblemSource(name, function_at(name), start)
 
 
 def function_at(name: str) -> Callable[..., object]:
@@ -148,39 +130,27 @@ def function_at(name: str) -> Callable[..., object]:
 
 
 def program_source(args: argparse.Namespace) -> ProblemSource:
-    """The external program of ``--program``.
-
-    Raises
-    ------
-    ArgumentError
-        If there is no such program, or no start.
+    """The external program of ``--program``; ArgumentError if there is no such program, or no
+    start.
     """
     from optex_core.adapters.program import subprocess
 
-    if args.size is not None or args.settings:
-        raise ArgumentError(
-            "--size and --set are for built-in problems; a program takes --x0 FILE.npy "
-            "or --dimension D"
-        )
-    program = subprocess(
-        args.program,
-        parameters=_file(args.parameters),
-        gradient=_file(args.gradient),
-        value=_file(args.value),
-        timeout=args.timeout,
-        files=args.files,
-    )
+    # ``FILE``, or ``FILE=TEMPLATE`` as the pair that `subprocess` takes
+    files: dict[str, Any] = {}
+    for name in ("parameters", "gradient", "value"):
+        file, equals, template = getattr(args, name).partition("=")
+        files[name] = (file, template) if equals else file
+    program = subprocess(args.program, **files, timeout=args.timeout, files=args.files)
     return ProblemSource(program.__name__, program, _start(program.__name__, args))
 
 
-def _file(text: str) -> str | tuple[str, str]:
-    """``FILE``, or ``FILE=TEMPLATE`` as the pair that `subprocess` takes."""
-    name, equals, template = text.partition("=")
-    return (name, template) if equals else name
-
-
 def _start(name: str, args: argparse.Namespace) -> np.ndarray:
-    """The start that the options say."""
+    """The start of a function of the user's."""
+    if args.size is not None or args.settings:
+        raise ArgumentError(
+            f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy "
+            f"or --dimension D"
+        )
     if args.x0:
         return _vector(args.x0)
     if args.dimension is None:
@@ -217,12 +187,11 @@ def _why_not_read(path: str, error: BaseException) -> str:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(6)
-    if start == b"\x93NUMPY":
-        if "pickle" in str(error):
-            return "it holds Python objects, not numbers; save numbers with numpy.save"
-        return f"it is a damaged .npy file ({error_reason(error)})"
-    if start[:2] == b"PK":
-        return f"it is a damaged .npz file ({error_reason(error)})"
+    if "pickle" in str(error) and start == b"\x93NUMPY":
+        return "it holds Python objects, not numbers; save numbers with numpy.save"
+    for kind, magic in ((".npy", b"\x93NUMPY"), (".npz", b"PK")):
+        if start.startswith(magic):
+            return f"it is a damaged {kind} file ({error_reason(error)})"
     if size and size % 8 == 0:
         return (
             f"it is no .npy file; if it holds raw numbers ({size // 8} of float64 would fit), "

@@ -79,6 +79,21 @@ def save_run(run: Run, folder: Path) -> Path:
     return path
 
 
+def described(run: Run) -> str:
+    """How the run was made, for a legend."""
+    return f"{run.summary['strategy']}, {run.summary['parallelism']} gradients at once"
+
+
+def draw_run(run: Run, path: Path, others: Mapping[str, Trace] | None = None) -> Path:
+    """Draw the run beside its baselines and `others`; `path` again."""
+    from optex_core.engine.plots import plot_trace
+
+    title = f"{run.summary['name']}, d = {run.summary['d']}"
+    beside = {**run.baselines, **(others or {})}
+    plot_trace(run.trace, label=described(run), baselines=beside, title=title, path=path)
+    return path
+
+
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Read what `save_run` wrote; `path` is the file or its folder.
 

@@ -366,11 +366,11 @@ def test_bench_hands_everything_to_the_case(
 
 
 def test_doctor_tries_things() -> None:
-    works = EnvironmentCheck("g", "works", ("numpy",), "print('fine')", "")
-    raises = EnvironmentCheck("g", "raises", ("numpy",), "raise RuntimeError('no driver')", "")
-    absent = EnvironmentCheck("g", "absent", ("no_such_module",), "", "pip install it")
-    dies = EnvironmentCheck("g", "dies", ("numpy",), "import os; os.abort()", "")
-    hangs = EnvironmentCheck("g", "hangs", ("numpy",), "import time; time.sleep(60)", "")
+    works = EnvironmentCheck("g", "works", "numpy", "print('fine')", "")
+    raises = EnvironmentCheck("g", "raises", "numpy", "raise RuntimeError('no driver')", "")
+    absent = EnvironmentCheck("g", "absent", "no_such_module", "", "pip install it")
+    dies = EnvironmentCheck("g", "dies", "numpy", "import os; os.abort()", "")
+    hangs = EnvironmentCheck("g", "hangs", "numpy", "import time; time.sleep(60)", "")
     assert _outcome(works, _start(works), 60) == (True, "fine")
     assert _outcome(raises, _start(raises), 60) == (False, "RuntimeError: no driver")
     assert _outcome(absent, _start(absent), 60) == (False, "not installed; pip install it")
@@ -403,7 +403,7 @@ def test_doctor_prints_what_works(
     assert "cores" in said
     monkeypatch.setattr(
         "optex_core.cli.doctor.ENVIRONMENT_CHECKS",
-        (EnvironmentCheck("g", "broken", ("numpy",), "raise SystemError", "", required=True),),
+        (EnvironmentCheck("g", "broken", "numpy", "raise SystemError", "", required=True),),
     )
     assert command("doctor") == 1
 
