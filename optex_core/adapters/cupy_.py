@@ -19,10 +19,10 @@ _OUTSIDE_A_RUN = Context(id=0, seed=0, iteration=0, slot=0)
 class CupyFunction:
     """``fun(x) -> (value, gradient)`` on a stream for each thread that calls it; made by `cupy`.
 
-    These streams do not wait for the device's default one, which the engine uses. Events keep the
-    order: the function starts after what was queued there before (its x is written there), and its
-    results are complete when it returns. Memory that a stream gets back is safe for the same
-    reason: what still reads it on the default stream was queued before.
+    These streams do not wait for the device's default one, which the engine uses (CUDA C++
+    Programming Guide, "Streams"). Events keep the order: the function starts after what was queued
+    there before (its x is written there), and its results are complete when it returns. Memory that
+    a stream gets back is safe for the same reason.
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
@@ -80,13 +80,6 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
     CupyFunction
         A callable ``fun(x)``, also for ``minimize(..., workers="threads")`` with `x0` on the GPU.
 
-    Raises
-    ------
-    ArgumentTypeError
-        No function, or, when it is called, a point that is not on the GPU.
-    MissingExtraError
-        Without CuPy.
-
     Notes
     -----
     Not run on a device so far: tests hold the order of streams and events to this description with
@@ -98,11 +91,6 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
 
         fun = ox.adapters.cupy(lambda x: (0.5 * x @ x, x.copy()))
         res = ox.minimize(fun, cupy.ones(10**6), parallelism=4, workers="threads")
-
-    References
-    ----------
-    CUDA C++ Programming Guide, "Streams": a non-blocking stream is not synchronised with the legacy
-    default stream.
     """
     callable_("function", function)
     try:

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from optex_core._validation import reals, short_repr
+from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.types import Array
 
 METHODS = ("2-point", "3-point", "cs")
 #: The complex step: its square vanishes beside 1 in float64 and float32 alike, and it is still a
@@ -39,10 +41,11 @@ GRID_QUANTA, DIFFERENCE_QUANTA = (2.0**5, 2.0**42), 2.0**16
 
 @dataclass(frozen=True, slots=True)
 class Stencil:
-    """The shifted points around one point; made by `stencil`."""
+    """The shifted points around one point, a `DifferenceScheme`; made by `stencil`."""
 
     method: str  # "2-point", "3-point" or "cs"
     x: np.ndarray  # shape (d,): the centre, on the host
+    center: Array  # the same where its gradient is wanted
     #: Point number i is the centre with coordinate ``perturbations[i][0]`` set to
     #: ``perturbations[i][1]``; up to two in a row for one coordinate.
     perturbations: list[tuple[int, complex]]
@@ -52,14 +55,15 @@ class Stencil:
     #: Relative spacing of the values that the step is meant for; None where the caller chose it.
     resolution: float | None
 
-    def gradient(self, value: float, shifted: Sequence[complex]) -> np.ndarray:
-        """The gradient, float64, shape (d,), from the value at the centre and the values at the
+    def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
+        """Value and gradient, shape (d,), from the value at the centre and the values at the
         shifted points, in the order of `perturbations`.
 
         2-point: (f1 - f0) / h.  3-point: (f+ - f-) / 2h, or beside a bound the derivative of the
         parabola through x, x + h, x + 2h.  cs: Im f(x + ih) / h. A coordinate that its bounds hold
         fixed has derivative 0. Warns where all differences vanish.
         """
+        value, shifted = float(values[0].real), values[1:]
         gradient = np.zeros(len(self.x))
         i = 0
         while i < len(self.perturbations):
@@ -88,25 +92,22 @@ class Stencil:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return gradient
+        return value, for_array(self.center).copy_in(gradient, self.center.dtype)
 
-    def refined(self, value: float, shifted: Sequence[complex]) -> Stencil | None:
+    def refined(self, values: Sequence[complex]) -> Stencil | None:
         """Central differences over longer steps where these values have too few digits for these
         ones, else None.
         """
-        now = self.resolution
-        if now is None or not self.perturbations:
+        now, parts = self.resolution, np.array([complex(one).real for one in values])
+        if now is None or not self.perturbations or not np.isfinite(parts).all():
             return None
-        values = np.array([value, *(complex(one).real for one in shifted)])
-        if not np.isfinite(values).all():
-            return None
-        if _vanish(value, shifted):
+        if _vanish(parts[0], values[1:]):
             found = next((one for one in COARSER if one > 4 * now), None)
         else:
-            found = _resolution(values)
+            found = _resolution(parts)
         if found is None or found <= 4 * now:
             return None
-        return stencil(self.x, "3-point", self.low, self.high, resolution=found)
+        return stencil(self.center, "3-point", self.low, self.high, resolution=found)
 
 
 def _vanish(value: float, shifted: Sequence[complex]) -> bool:
@@ -164,7 +165,7 @@ def as_rel_step(rel_step: object, d: int) -> np.ndarray | None:
 
 
 def stencil(
-    x: np.ndarray,
+    center: Array,
     method: str,
     low: np.ndarray | None = None,
     high: np.ndarray | None = None,
@@ -172,12 +173,13 @@ def stencil(
     rel_step: np.ndarray | None = None,
     resolution: float | None = None,
 ) -> Stencil:
-    """Choose the shifted points around `x`, shape (d,), none of them outside ``[low, high]``.
+    """Choose the shifted points around x, shape (d,), none of them outside ``[low, high]``.
 
     Steps are h_k = s max(1, |x_k|) with s = `rel_step`, or eps^(1/2) for "2-point" and eps^(1/3)
     for "3-point": the balance of rounding against truncation, eps being `resolution` or that of x's
     dtype. The 2-point step points away from zero, so that x + h loses no digits.
     """
+    x = for_array(center).to_host(center)
     size = np.maximum(1, np.abs(x.astype(np.float64)))
     lower, upper = (
         np.broadcast_to(np.asarray(default if bound is None else bound, x.dtype), x.shape)
@@ -186,7 +188,7 @@ def stencil(
     if method == "cs":
         step = size * (COMPLEX_STEP if rel_step is None else rel_step)
         perturbations = [(k, complex(float(x[k]), float(step[k]))) for k in range(len(x))]
-        return Stencil(method, x, perturbations, lower, upper, None)
+        return Stencil(method, x, center, perturbations, lower, upper, None)
     eps = max(float(np.finfo(x.dtype).eps), resolution or 0.0)
     power = 1 / 2 if method == "2-point" else 1 / 3
     step = size * (eps**power if rel_step is None else rel_step)
@@ -210,4 +212,5 @@ def stencil(
         targets = {float(t[k]) for t in to} | {float(x[k])}
         if len(targets) == len(to) + 1 or not np.isfinite(x[k]):  # else the bounds leave no room
             perturbations.extend((k, complex(float(t[k]))) for t in to)
-    return Stencil(method, x, perturbations, lower, upper, None if rel_step is not None else eps)
+    kept = None if rel_step is not None else eps
+    return Stencil(method, x, center, perturbations, lower, upper, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import callable_
-from optex_core.adapters.call_signature import callable_name
+from optex_core.adapters.call_signature import callable_name, takes_seed
 from optex_core.errors import MissingExtraError
 
 
@@ -31,8 +30,7 @@ class JaxFunction:
         self.x0 = None if example is None else _flatten_example(example)
         self._compiled: dict[bool, Any] = {}
         self._rows = 1  # of a batch: smaller ones are padded
-        wanted = inspect.signature(function).parameters.get("seed")
-        self.wants_seed = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
+        self.wants_seed = takes_seed(function)
 
     def value_and_grad(self, x: np.ndarray, *, seed: object = 0) -> tuple[object, np.ndarray]:
         """Value and gradient at x, in x's precision: JAX would compute in float32 by default."""
@@ -96,11 +94,6 @@ def jax(function: Callable[..., object], example: object = None) -> JaxFunction:
         A callable ``fun(x)``, for `minimize` with any workers, or with ``vectorized=True``: then
         batches are padded to `parallelism` rows, so that they compile once.
 
-    Raises
-    ------
-    MissingExtraError
-        Without JAX.
-
     Examples
     --------
     ::
@@ -134,14 +127,10 @@ def _flatten_example(example: object) -> np.ndarray:
 def _unflattener(library: ModuleType, example: Any) -> Callable[[Any], Any]:
     """From a traced flat vector to the structure of `example`."""
     leaves, structure = library.tree_util.tree_flatten(example)
-    shapes = [np.shape(leaf) for leaf in leaves]
-    ends = np.cumsum([int(np.prod(s)) for s in shapes])
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
 
     def build(x: Any) -> Any:
-        parts = [
-            x[end - int(np.prod(s)) : end].reshape(s)
-            for end, s in zip(ends.tolist(), shapes, strict=True)
-        ]
-        return library.tree_util.tree_unflatten(structure, parts)
+        parts = zip(library.numpy.split(x, ends), leaves, strict=True)
+        return structure.unflatten([part.reshape(np.shape(leaf)) for part, leaf in parts])
 
     return build

@@ -101,11 +101,6 @@ def numba(function: Callable[..., object], *args: object) -> NumbaFunction:
         A callable ``fun(x)``, also for ``minimize(..., workers="threads")``, or ``minimize(...,
         vectorized=True)`` for one call of all N.
 
-    Raises
-    ------
-    ArgumentTypeError, CapabilityError
-        No function, or one with ``parallel=True``.
-
     Notes
     -----
     On two quiet cores two gradients of 52 ms take 99 ms in turn, 53 in two threads, 52 as a batch.

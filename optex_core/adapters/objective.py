@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 
 from optex_core._validation import callable_, one_of, short_repr
 from optex_core.adapters.call_signature import UserCallable, callable_name, make_user_callable
-from optex_core.adapters.finite_differences import METHODS, Stencil, as_rel_step, stencil
+from optex_core.adapters.finite_differences import METHODS, as_rel_step, stencil
 from optex_core.adapters.return_validation import (
-    returned_complex,
-    returned_complex_values,
     returned_gradient,
     returned_pair,
     returned_value,
@@ -31,9 +29,6 @@ from optex_core.types import (
     EvaluationResult,
     Perturbation,
 )
-
-#: Reads what user code returns as a number.
-_Reader: TypeAlias = Callable[[object, str], complex]
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB
 #: in one piece.
@@ -79,13 +74,13 @@ class Objective:
             gradient = self._gradient(x, context, counts, 1)
         elif self.jac is not None:
             counts.nfev += 1
-            value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
+            value = counts.value = returned_value(self.fun(x.copy(), context), self.name).real
             gradient = self._gradient(x, context, counts, 1)
         elif self.method is None:
             counts.nfev += 1
             counts.njev += 1
             first, second = returned_pair(self.fun(x.copy(), context), self.name)
-            value = returned_value(first, self.name)
+            value = returned_value(first, self.name).real
             gradient = returned_gradient(second, x, self.name)
         else:
             value, gradient = self._differences(x, context, counts)
@@ -104,7 +99,7 @@ class Objective:
         n, every = len(xs), tuple(contexts)
         start = time.perf_counter()
         X = for_array(xs[0]).xp.stack(list(xs))
-        values: Sequence[float | None] = [None] * n
+        values: Sequence[Any] = [None] * n
         calls = [0 if self.fun is None else 1] * n
         gradients: Array | list[Array]
         if self.fun is None:
@@ -122,13 +117,12 @@ class Objective:
         else:
             counts.nfev += n
             counts.njev += n
-            known = returned_values(self.fun(X.copy(), every), n, self.name)
+            values = returned_values(self.fun(X.copy(), every), n, self.name)
             gradients = rows = []
             for i, x in enumerate(xs):
                 before = counts.nfev
-                rows.append(self._difference_row(x, known[i], contexts[i], counts))
+                rows.append(self._difference_row(x, values[i], contexts[i], counts))
                 calls[i] += counts.nfev - before
-            values = known
         seconds = (time.perf_counter() - start) / n
         # A row is copied out: whoever keeps one gradient must not keep the batch alive.
         return [
@@ -151,9 +145,7 @@ class Objective:
     def difference_scheme(self, x: Array) -> DifferenceScheme:
         """Return the calls of a finite difference at `x`."""
         assert self.method is not None
-        host = for_array(x).to_host(x)
-        points = stencil(host, self.method, self.low, self.high, rel_step=self.rel_step)
-        return _FiniteDifference(points, x)
+        return stencil(x, self.method, self.low, self.high, rel_step=self.rel_step)
 
     def evaluate_perturbed(
         self, x: Array, context: Context, shift: Perturbation, counts: CallCounts
@@ -177,13 +169,13 @@ class Objective:
     def _call(self, x: Array, context: Context, shift: Perturbation, counts: CallCounts) -> complex:
         """The value at x, or at a shifted point."""
         assert self.fun is not None
-        point, read = x.copy(), cast(_Reader, returned_value)
+        complex_step = self.method == "cs" and shift != UNPERTURBED
+        point = x.copy() if shift == UNPERTURBED else self._perturbable(x)
         if shift != UNPERTURBED:
-            point, read = self._perturbable(x)
             k, to = shift
-            point[k] = to if self.method == "cs" else to.real
+            point[k] = to if complex_step else to.real
         counts.nfev += 1
-        return read(self.fun(point, context), self.name)
+        return returned_value(self.fun(point, context), self.name, complex_step=complex_step)
 
     def _differences(self, x: Array, context: Context, counts: CallCounts) -> tuple[float, Array]:
         """Value and gradient from one call at `x` and one at every shifted point."""
@@ -196,15 +188,11 @@ class Objective:
         return value, self._difference(x, value, calls)
 
     def _difference_row(
-        self, x: Array, value: float, context: Context, counts: CallCounts
+        self, x: Array, value: complex, context: Context, counts: CallCounts
     ) -> Array:
         """The gradient at one row of a batch; its shifted points are batches too."""
-        size = max(1, MAX_BATCH_NUMBERS // len(x))
-        center, _ = self._perturbable(x)
-        xp = for_array(x).xp
-        read: Callable[..., Sequence[complex]] = returned_values
-        if self.method == "cs":
-            read = returned_complex_values
+        size, complex_step = max(1, MAX_BATCH_NUMBERS // len(x)), self.method == "cs"
+        center, xp = self._perturbable(x), for_array(x).xp
 
         def calls(shifts: Sequence[Perturbation]) -> list[complex]:
             assert self.fun is not None
@@ -213,10 +201,11 @@ class Objective:
                 some = shifts[begin : begin + size]
                 n, targets = len(some), np.array([to for _, to in some])
                 rows = xp.repeat(center[None, :], n, axis=0)
-                targets = targets if self.method == "cs" else targets.real
+                targets = targets if complex_step else targets.real
                 rows[xp.arange(n), xp.asarray([k for k, _ in some])] = xp.asarray(targets)
                 counts.nfev += n
-                values.extend(read(self.fun(rows, (context,) * n), n, self.name))
+                raw = self.fun(rows, (context,) * n)
+                values += returned_values(raw, n, self.name, complex_step=complex_step)
             return values
 
         return self._difference(x, value, calls)
@@ -224,7 +213,7 @@ class Objective:
     def _difference(
         self,
         x: Array,
-        value: float,
+        value: complex,
         calls: Callable[[Sequence[Perturbation]], list[complex]],
     ) -> Array:
         """The gradient from the calls at the shifted points, again over longer steps if need be."""
@@ -234,32 +223,11 @@ class Objective:
             scheme = last.refined(values)
         return last.assemble(values)[1]
 
-    def _perturbable(self, x: Array) -> tuple[Array, _Reader]:
-        """A copy of `x` that can hold a shifted coordinate, and the reader of the value there."""
+    def _perturbable(self, x: Array) -> Array:
+        """A copy of `x` that can hold a shifted coordinate."""
         if self.method == "cs":
-            return x.astype(np.result_type(x.dtype, np.complex64)), returned_complex
-        return x.copy(), returned_value
-
-
-@dataclass(frozen=True, slots=True)
-class _FiniteDifference:
-    """Calls of one finite difference."""
-
-    stencil: Stencil
-    x: Array
-
-    @property
-    def perturbations(self) -> list[Perturbation]:
-        return self.stencil.perturbations
-
-    def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:
-        finer = self.stencil.refined(float(values[0].real), values[1:])
-        return None if finer is None else _FiniteDifference(finer, self.x)
-
-    def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
-        value = float(values[0].real)
-        gradient = self.stencil.gradient(value, values[1:])
-        return value, for_array(self.x).copy_in(gradient, self.x.dtype)
+            return cast(Array, x.astype(np.result_type(x.dtype, np.complex64)))
+        return cast(Array, x.copy())
 
 
 def make_objective(

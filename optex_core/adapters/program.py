@@ -82,14 +82,7 @@ class Program:
         return f"Program({shlex.join(self.command)!r})"
 
     def __call__(self, x: np.ndarray, ctx: Context | None = None) -> object:
-        """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has.
-
-        Raises
-        ------
-        EvaluationError
-            It could not be started, took too long, ended with another exit status, or its results
-            cannot be read; ``detail`` is a `ProgramFailure`.
-        """
+        """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has."""
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             raise ArgumentTypeError(
                 f"an external program takes real vectors of NumPy, got {short_repr(x)}; "
@@ -226,10 +219,10 @@ def subprocess(
 ) -> Program:
     r"""Make ``fun`` of an external program: any executable that reads a file and writes files.
 
-    Each evaluation runs in a work directory of its own, removed at the end. The parameters are
-    written, the program is started, its results are read. No shell is involved. The program and all
-    that it has started (its process group) end with the evaluation, at the time limit, and with the
-    process that evaluates, however that ends.
+    Each evaluation runs in a work directory of its own: the parameters are written, the program is
+    started, its results are read. No shell is involved. The program and all that it has started
+    (its process group) end with the evaluation, at the time limit, and with the process that
+    evaluates, however that ends.
 
     Parameters
     ----------
@@ -278,19 +271,13 @@ def subprocess(
     -------
     Program
         A callable ``fun(x)`` for `minimize` and others; ``workers="threads"`` is enough, since the
-        program is a process by itself.
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        An argument cannot work: no such program, a field that nothing fills, two files of one name.
+        program is a process by itself. A failed run is an `optex_core.EvaluationError` whose
+        ``detail`` is a `ProgramFailure`.
 
     Notes
     -----
-    A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit status, and
-    the last 64 KiB of what the program wrote to standard output and error. Starting a program takes
-    about 10 ms. On Windows a program is not ended when its Python process is killed, and a time
-    limit ends the program without what it has started.
+    Starting a program takes about 10 ms. On Windows a program is not ended when its Python process
+    is killed, and a time limit ends the program without what it has started.
 
     Examples
     --------
@@ -317,11 +304,7 @@ def subprocess(
     if value is None and gradient is None:
         raise ArgumentError("value and gradient are both None; the program must give one of them")
     named = {"parameters": parameters, "gradient": gradient, "value": value}
-    made = {
-        name: make_program_file(name, file, kind, ("x", *CONTEXT_FIELDS))
-        for name, file in named.items()
-        if file is not None
-    }
+    made = {n: make_program_file(n, file, kind) for n, file in named.items() if file is not None}
     for word in words:
         check_template("command", word, (*made, "workdir", "here", *CONTEXT_FIELDS))
     here = working_directory()
@@ -336,6 +319,8 @@ def subprocess(
     _check_names(made, sources)
     if env is not None and not isinstance(env, Mapping):
         raise ArgumentTypeError(f"env must be a mapping of names to values, got {short_repr(env)}")
+    changes = {} if env is None else env
+    codes = sequence("exit_codes", exit_codes, "integers")
     home = _work_folder(folder)
     runner.remove_stale_dirs(home)
     return Program(
@@ -344,12 +329,8 @@ def subprocess(
         value=made.get("value"),
         gradient=made.get("gradient"),
         timeout=None if timeout is None else positive("timeout", timeout),
-        exit_codes=frozenset(
-            integer("exit_codes", code) for code in sequence("exit_codes", exit_codes, "integers")
-        ),
-        environment=tuple(
-            (str(k), None if v is None else str(v)) for k, v in ({} if env is None else env).items()
-        ),
+        exit_codes=frozenset(integer("exit_codes", code) for code in codes),
+        environment=tuple((str(k), None if v is None else str(v)) for k, v in changes.items()),
         files=sources,
         keep=one_of("keep", keep, ("never", "failed", "always")),
         folder=home,
@@ -399,9 +380,7 @@ def _check_names(made: Mapping[str, ProgramFile], sources: Sequence[str]) -> Non
     """Refuse two things of one name in the work directory: the second would be written through the
     link to the first, into the user's file. A folder that is linked holds what is written in it.
     """
-    taken = {
-        os.path.normcase(name): f"what the program prints ({name})" for name in (STDOUT, STDERR)
-    }
+    taken = {n: f"what the program prints ({n})" for n in map(os.path.normcase, (STDOUT, STDERR))}
     for source in sources:
         name = os.path.basename(source)
         before = taken.setdefault(os.path.normcase(name), source)

@@ -57,12 +57,8 @@ class ProgramFile:
         return "npy" if suffix == ".npy" else "raw" if suffix in RAW_SUFFIXES else "text"
 
 
-def make_program_file(
-    argument: str, given: Any, dtype: str, parameters: tuple[str, ...] = ("x",)
-) -> ProgramFile:
-    """Make a file of what the user gave: its name, or (name, template). The fields of a template
-    are `parameters`, where the argument is called so, or the argument itself.
-    """
+def make_program_file(argument: str, given: Any, dtype: str) -> ProgramFile:
+    """Make a file of what the user gave: its name, or (name, template)."""
     pair = isinstance(given, (tuple, list)) and len(given) == 2
     name, template = given if pair else (given, None)
     if not isinstance(name, str) or not (template is None or isinstance(template, str)):
@@ -78,9 +74,8 @@ def make_program_file(
                 f"{argument}: a template makes a text file, but {name} has the suffix of a binary "
                 "one; call it .txt"
             )
-        fields = check_template(
-            argument, template, parameters if argument == "parameters" else (argument,)
-        )
+        known = ("x", *CONTEXT_FIELDS) if argument == "parameters" else (argument,)
+        fields = check_template(argument, template, known)
         if argument != "parameters" and len(fields) != 1:
             raise ArgumentError(
                 f"{argument}: the template {template!r} has {'two' if fields else 'no'} "

@@ -7,6 +7,7 @@ policy; a wrong shape is a bug.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,9 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
     return array
 
 
-def _complex_array(raw: object, name: str) -> Array:
-    """Complex values; real ones mean that `fun` dropped the imaginary part, which is the
-    derivative.
-    """
-    array = _real_array(raw, name, "value", allow_complex=True)
-    if array.dtype.kind != "c":
+def _values(raw: object, name: str, complex_step: bool) -> Array:
+    array = _real_array(raw, name, "value", allow_complex=complex_step)
+    if complex_step and array.dtype.kind != "c":  # the imaginary part is the derivative
         raise ObjectiveError(
             f"jac='cs' needs a fun that computes with complex x, but {name} returned the real "
             f"value {short_repr(raw)}; use jac='3-point'"
@@ -70,44 +68,34 @@ def _complex_array(raw: object, name: str) -> Array:
     return array
 
 
-def _scalar(array: Array, raw: Any, name: str) -> Any:
-    if array.size != 1:
-        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
-    return array.reshape(())[()]
-
-
-def returned_value(raw: object, name: str) -> float:
-    """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
+def returned_value(raw: object, name: str, *, complex_step: bool = False) -> complex:
+    """A scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry. For
+    complex-step differences a complex one.
+    """
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         raise ObjectiveError(
             f"{name} must return one number as its value, got {short_repr(raw)}; if it returns "
             "(value, gradient), pass jac=True"
         )
-    return float(_scalar(_real_array(raw, name, "value"), raw, name))
+    array = _values(raw, name, complex_step)
+    if array.size != 1:
+        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
+    number = array.reshape(())[()]
+    return complex(number) if complex_step else float(number)
 
 
-def returned_complex(raw: object, name: str) -> complex:
-    """A complex scalar, for complex-step differences."""
-    return complex(_scalar(_complex_array(raw, name), raw, name))
-
-
-def _column(array: Array, n: int, name: str) -> Any:
+def returned_values(
+    raw: object, n: int, name: str, *, complex_step: bool = False
+) -> Sequence[complex]:
+    """The values of a batch: shape (n,), or n entries in one column."""
+    array = _values(raw, name, complex_step)
     if array.shape not in ((n,), (n, 1)) and not (n == 1 and array.size == 1):
         raise ObjectiveError(
             f"{name} must return one value per row, shape ({n},), because vectorized=True, got "
             f"shape {array.shape}"
         )
-    return array.reshape(n).tolist()
-
-
-def returned_values(raw: object, n: int, name: str) -> list[float]:
-    """The values of a batch: shape (n,), or n entries in one column."""
-    return [float(v) for v in _column(_real_array(raw, name, "value"), n, name)]
-
-
-def returned_complex_values(raw: object, n: int, name: str) -> list[complex]:
-    """As `returned_values`, for complex-step differences."""
-    return [complex(v) for v in _column(_complex_array(raw, name), n, name)]
+    kind: type[complex] = complex if complex_step else float
+    return [kind(v) for v in array.reshape(n).tolist()]
 
 
 def returned_gradient(raw: object, like: Array, name: str) -> Array:

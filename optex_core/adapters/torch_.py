@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import callable_, short_repr
+from optex_core.adapters.call_signature import takes_seed
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 
 #: Torch has one generator per process: evaluations that draw from it take turns.
@@ -47,8 +47,7 @@ class TorchFunction:
                 "module.double()"
             ) from error
         self.x0 = np.concatenate(parts)
-        wanted = inspect.signature(loss).parameters.get("seed")
-        self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
+        self._seeded = takes_seed(loss)
 
     @property
     def wants_seed(self) -> bool:
@@ -64,10 +63,8 @@ class TorchFunction:
             raise ArgumentTypeError(
                 f"this module has {len(self.x0)} free parameters, got {short_repr(x)}"
             )
-        if self._seeded:
-            return self._evaluate(library, x, {"seed": seed})
-        if not _uses_rng(self._module):
-            return self._evaluate(library, x, {})
+        if self._seeded or not _uses_rng(self._module):
+            return self._evaluate(library, x, {"seed": seed} if self._seeded else {})
         with _rng_lock, library.random.fork_rng():
             library.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
             return self._evaluate(library, x, {})
@@ -140,13 +137,6 @@ def torch(module: object, loss: Callable[..., object]) -> TorchFunction:
     -------
     TorchFunction
         A callable ``fun(x)`` with ``x0`` to start from and ``write(x)`` for the end.
-
-    Raises
-    ------
-    MissingExtraError
-        Without PyTorch.
-    ArgumentError, ArgumentTypeError
-        No module, no free parameters, or of several dtypes.
 
     Examples
     --------

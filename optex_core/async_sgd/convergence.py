@@ -15,13 +15,8 @@ With eta = 1 and gamma = sqrt(Delta / (L B T sigma^2)) this falls as (B T)^(-1/2
 in all gradients while D = O(sqrt(T / B)). The number of cores does not appear: private sums remove
 it.
 
-Notes
------
 The bound is our own, not the theorem of the paper (arXiv 2210.02882), whose text was not available.
-Proof: smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad f(v_t), b = grad
-f(u); E|sum g|^2 <= 2 B sum |grad f(u)|^2 + 2 B sigma^2, since the noise is a martingale; |a - b|^2
-<= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2), both windows bounded in the same way; sum over
-t. It leaves out momentum, workers with different f, and delays that depend on the samples.
+It leaves out momentum, workers with different f, and delays that depend on the samples.
 """
 
 from __future__ import annotations

@@ -8,11 +8,8 @@ Notes
 -----
 x86 and ARM load and store aligned 8 bytes whole: no number is torn, but writes get lost. Measured
 with two threads: 33 % of them at d = 1, 5 % at 8, 0.04 % at 1024, nothing above. Sweeps over a
-dense u lose up to 43 % of the burst's direction (d = 64). Numba's ``prange`` is no alternative:
-``x[i] += y`` inside it is a documented race, and a scalar ``+=`` becomes a reduction.
-
-A shuffled epoch of 1e5 rows of 40 entries takes 49 ms, 23 ms with rows loaded ahead, 16 ms in the
-order of memory (medians of eight).
+dense u lose up to 43 % of the burst's direction (d = 64). A shuffled epoch of 1e5 rows of 40
+entries takes 49 ms, 23 ms with rows loaded ahead, 16 ms in the order of memory.
 """
 
 from __future__ import annotations
@@ -53,10 +50,8 @@ class SparseSamples:
         ``sample(x, i, index, entry, data) -> (count, value)``: writes the positions of the nonzero
         entries of grad f_i(x) to ``index[:count]`` (int64) and the entries to ``entry[:count]``,
         and returns f_i(x) as `value`. Decorated with ``numba.njit``.
-    n : int
-        The number of f_i.
-    width : int
-        The largest `count`.
+    n, width : int
+        The number of f_i, and the largest `count`.
     data : tuple, default ()
         Contiguous arrays and numbers that `sample` reads. The rows of arrays of length n are
         loaded ahead: keep what sample i needs in row i.

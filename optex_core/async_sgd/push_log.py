@@ -11,8 +11,8 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +26,14 @@ from optex_core.types import Array
 FORMAT, VERSION = "optex_core push log", 3
 
 
-@dataclass(frozen=True, slots=True)
-class PushRecord:
+class PushRecord(NamedTuple):
     """An accepted push."""
 
     context: BurstContext
     push: Push
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRecord:
+class UpdateRecord(NamedTuple):
     """An update: the pushes in their order, with their steps."""
 
     ids: list[int]
@@ -61,6 +59,7 @@ class PushLog:
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
         check_filename("log", path, ".log.tmp")
         self.path, self.sync = Path(path), sync
+        self._interval = 0.0 if sync else None
         self._lock: FileLock | None = None
         self._log: FramedLog | None = None
 
@@ -83,9 +82,8 @@ class PushLog:
                     f"{self.path} exists already; resume it (Master.resume, or resume=True), or "
                     "log to another file"
                 )
-            sync = 0.0 if self.sync else None
             self._log = FramedLog.create(
-                self.path, header, x0, format=FORMAT, version=VERSION, sync_interval=sync
+                self.path, header, x0, format=FORMAT, version=VERSION, sync_interval=self._interval
             )
 
     @contextlib.contextmanager
@@ -94,14 +92,11 @@ class PushLog:
         with self._locked():
             with PushLogReader(self.path) as reader:
                 yield reader
-            sync = 0.0 if self.sync else None
-            self._log = FramedLog.append_to(self.path, reader.end, sync_interval=sync)
+            end, interval = reader.end, self._interval
+            self._log = FramedLog.append_to(self.path, end, sync_interval=interval)
 
     def write_push(self, context: BurstContext, push: Push) -> None:
-        """Write a push, and the records that wait.
-
-        It is on disk when this returns; when this raises, it is as if it had not been tried.
-        """
+        """Write a push, and the records that wait; when this raises, nothing was written."""
         a, arrays = push.a, [push.b]
         if isinstance(a, np.ndarray) and a.ndim:
             arrays.append(a)

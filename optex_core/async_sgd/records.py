@@ -92,31 +92,16 @@ class Push:
     it: v <- v - eta s, and v <- v + eta ((a v + b) - v). For 0 <= eta <= 1 an affine map that keeps
     a convex set (positive numbers, a simplex) still keeps it.
 
-    Attributes
-    ----------
-    b : array, shape (d,)
-        The sum of steps s where `a` is None, else the offset.
-    a : None, float or array of shape (d,)
-        None: `b` is a sum of steps.
-    gradients : int
-        Gradient evaluations (or mini-batches) that went into it.
-    value : float
-        Mean of the values along the burst; nan where there are none.
-    report : mapping of str to float
-        Further figures, such as the return of an episode. Kept in the log.
-
-    Notes
-    -----
     A burst of steps u <- (1 - rho) u + rho h composes to a = prod(1 - rho). Stochastic variational
     inference must push this and not the difference u - v, which under staleness leaves the positive
     numbers.
     """
 
-    b: Array
-    a: float | Array | None = None
-    gradients: int = 1
-    value: float = math.nan
-    report: Figures = field(default_factory=dict)
+    b: Array  # shape (d,): the sum of steps s where `a` is None, else the offset
+    a: float | Array | None = None  # a number or shape (d,)
+    gradients: int = 1  # evaluations (or mini-batches) that went into it
+    value: float = math.nan  # mean along the burst; nan where there is none
+    report: Figures = field(default_factory=dict)  # further figures; kept in the log
 
     @classmethod
     def steps(

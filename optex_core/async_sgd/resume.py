@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace as with_fields
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ from optex_core.engine.settings import resolve_seed
 from optex_core.engine.settings_spec import compare_specs
 from optex_core.errors import ArgumentError, CheckpointError
 
-#: As long as the endings of temporary files beside a checkpoint.
-_LONGEST_ENDING = "." * 14
 #: What files of earlier versions stand for where they lack an entry.
 _FORMER_METADATA = {"order": "replacement"}
 
@@ -41,12 +38,11 @@ def open_master(
 
     `files` are the arguments checkpoint, checkpoint_every, log, resume of `async_sgd.minimize`;
     `metadata` are settings of the driver that a continued run must share; `settings` are further
-    arguments of `Master`. CheckpointError for a file that exists without ``resume=True``, or that
-    cannot be continued.
+    arguments of `Master`.
     """
     checkpoint, checkpoint_every, log, resume = files
-    if checkpoint is not None:
-        check_filename("checkpoint", checkpoint, _LONGEST_ENDING)
+    if checkpoint is not None:  # names of temporary files beside it are 14 characters longer
+        check_filename("checkpoint", checkpoint, "." * 14)
     if checkpoint_every is not None:
         integer("checkpoint_every", checkpoint_every, low=1)
         if checkpoint is None:
@@ -122,12 +118,12 @@ def replay(
     until: int | None = None,
     step: object = 1.0,
 ) -> Master:
-    """Apply a log again, in the recorded order with the recorded steps.
+    """Apply a log again, in the recorded order with the recorded steps: a `Master` without a log.
 
     Parameters
     ----------
     path : path-like
-        The log; only read.
+        The log; only read. CheckpointError for a file that is no whole log.
     burst : callable, optional
         Run every burst again, from its version and with its seed, in place of the arrays in the
         log. The bits are the same if bursts are deterministic: not with lock-free cores. Spawned
@@ -136,16 +132,6 @@ def replay(
         Updates after which to stop.
     step : float or callable, default 1.0
         The step rule for further use of the master, where the log holds one that no file can hold.
-
-    Returns
-    -------
-    Master
-        Without a log.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is no whole log, or a burst that fails when it is run again.
 
     Examples
     --------
@@ -166,10 +152,7 @@ def replay(
         apply_records(saved, records, until)
     # A user's own rule is not needed here: the log holds the steps that it gave.
     opaque = is_opaque(saved.fingerprint["step"])
-    master = Master(
-        saved.state.v, rng=saved.seed, **saved.arguments({"step": step} if opaque else {})
-    )
-    master.state = saved.state
+    master = Master.restore(saved, {"step": step} if opaque else {}, check=False)
     if until is None:
         master.update()  # a kill between a push and its update leaves the update to the next reader
     return master
@@ -199,5 +182,5 @@ def _rerun(
             left[context.version] -= 1
             for version in [v for v in past if v != state.version and not left[v]]:
                 del past[version]
-            record = with_fields(record, push=as_push(result.push, state.v, context))
+            record = record._replace(push=as_push(result.push, state.v, context))
         yield record

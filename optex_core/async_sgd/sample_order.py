@@ -8,11 +8,8 @@ again whole, so a sample counts in an epoch once among the pushes applied, or no
 out for good: parts whose burst raised an error or gave numbers that are not finite, and those over
 which three workers died (``master.lost``). Epochs overlap in time by the bursts that run at once.
 
-Notes
------
 Six epochs of sparse logistic regression (1e5 rows of 40 entries, d = 2e4), steps tuned alike:
-training loss 0.338 with "shuffle", as of scikit-learn's SGDClassifier, 0.361 with "replacement",
-which takes a sample 6 +- 2.4 times in place of 6.
+training loss 0.338 with "shuffle", as of scikit-learn's SGDClassifier, 0.361 with "replacement".
 """
 
 from __future__ import annotations

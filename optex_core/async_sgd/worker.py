@@ -152,10 +152,8 @@ class Worker:
                 sums[core] = step if mine is None else mine + step
 
         run_on_cores(work, self.cores)
-        parts = [part for part in sums if part is not None]
-        s = parts[0]
-        for part in parts[1:]:
-            s = s + part
+        first, *rest = [part for part in sums if part is not None]
+        s = sum(rest, start=first)
         finite = values and all(map(math.isfinite, values))
         value = _overflow_safe_mean(values) if finite else math.nan
         report = {"nfev": float(totals.nfev)}

@@ -128,17 +128,6 @@ def run(
         ``callback(intermediate_result)`` after each push, with a `LoopReport`; StopIteration (or
         returning True) stops, as in `optex_core.minimize`.
 
-    Returns
-    -------
-    LoopReport
-
-    Raises
-    ------
-    Exception
-        The error of a burst, under ``on_error="raise"``.
-    ArgumentError, ArgumentTypeError, CapabilityError
-        For an argument that cannot work.
-
     Examples
     --------
     >>> import numpy as np
