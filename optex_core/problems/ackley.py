@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,10 +25,10 @@ class Ackley(ClosedForm):
     Computation 1, 1993.
     """
 
-    name: ClassVar[str] = "ackley"
+    name = "ackley"
     # steps over the ripples: with 0.3 and less Adam stays at 4.9, with 0.5 it reaches 0.1
-    rate: ClassVar[float] = 0.5
-    start_range: ClassVar[tuple[float, float]] = (-2, 2)
+    rate = 0.5
+    start_range = (-2, 2)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         angle = 2 * np.pi * X

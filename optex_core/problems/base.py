@@ -7,7 +7,6 @@ Adding a problem is one new file in this folder. It is then reachable by name an
     \"\"\"Zakharov's function.\"\"\"
 
     from dataclasses import dataclass
-    from typing import ClassVar
 
     import numpy as np
 
@@ -19,9 +18,9 @@ Adding a problem is one new file in this folder. It is then reachable by name an
     class Zakharov(ClosedForm):
         \"\"\"A bowl with one steep direction: f(x) = |x|^2 + s^2 + s^4, s = sum_i i x_i / 2.\"\"\"
 
-        name: ClassVar[str] = "zakharov"
-        rate: ClassVar[float] = 0.05
-        start_range: ClassVar[tuple[float, float]] = (-5.0, 10.0)
+        name = "zakharov"
+        rate = 0.05
+        start_range = (-5.0, 10.0)
 
         def rows(self, X):
             weights = 0.5 * np.arange(1, self.d + 1)
@@ -67,7 +66,9 @@ class Problem(ABC):
     optimizer : str
         The optimizer the command line takes by default.
     start_range : (float, float) or None
-        The start is uniform on this cube; None: standard normal.
+        The start is uniform on this cube; None: normal.
+    start_scale : float
+        Standard deviation of a normal start; 0: the start is 0.
     minimizer_entry : float or None
         Every entry of the minimizer, where the minimum is 0 and they are alike.
     """
@@ -76,6 +77,7 @@ class Problem(ABC):
     optimizer: ClassVar[str] = "adam"
     rate: ClassVar[float] = 1e-2
     start_range: ClassVar[tuple[float, float] | None] = None
+    start_scale: ClassVar[float] = 1.0
     minimizer_entry: ClassVar[float | None] = None
 
     def __reduce__(self) -> tuple[Callable[..., Problem], tuple[object, ...]]:
@@ -96,9 +98,11 @@ class Problem(ABC):
         there is none.
         """
         generator = np.random.default_rng(rng)
-        if self.start_range is None:
-            return generator.standard_normal(self.d)
-        return generator.uniform(*self.start_range, self.d)
+        if self.start_range is not None:
+            return generator.uniform(*self.start_range, self.d)
+        if self.start_scale == 0.0:
+            return np.zeros(self.d)
+        return generator.standard_normal(self.d) * self.start_scale
 
     @abstractmethod
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:

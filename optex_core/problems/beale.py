@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,8 +24,8 @@ class Beale(RowsProblem):
     optimization software, ACM TOMS 7, 1981.
     """
 
-    name: ClassVar[str] = "beale"
-    rate: ClassVar[float] = 0.1
+    name = "beale"
+    rate = 0.1
 
     @property
     def d(self) -> int:

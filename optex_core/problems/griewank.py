@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,9 +23,9 @@ class Griewank(ClosedForm):
     Griewank, Generalized descent for global optimization, J. Optim. Theory Appl. 34, 1981.
     """
 
-    name: ClassVar[str] = "griewank"
-    rate: ClassVar[float] = 10.0
-    start_range: ClassVar[tuple[float, float]] = (-600, 600)
+    name = "griewank"
+    rate = 10.0
+    start_range = (-600, 600)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         root = np.sqrt(np.arange(1, self.d + 1))

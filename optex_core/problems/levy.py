@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,10 +25,10 @@ class Levy(ClosedForm):
     Stat. Comput. 6, 1985.
     """
 
-    name: ClassVar[str] = "levy"
-    rate: ClassVar[float] = 0.1
-    start_range: ClassVar[tuple[float, float]] = (-10, 10)
-    minimizer_entry: ClassVar[float] = 1.0
+    name = "levy"
+    rate = 0.1
+    start_range = (-10, 10)
+    minimizer_entry = 1.0
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # w - 1: the waves are written in it, which makes f(minimizer) and its gradient exactly 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -30,8 +29,9 @@ class Logistic(RowsProblem):
         Draws the data.
     """
 
-    name: ClassVar[str] = "logistic"
-    rate: ClassVar[float] = 0.05
+    name = "logistic"
+    rate = 0.05
+    start_scale = 0.0
     d: int = 300
     n: int = 200
     seed: int = 0
@@ -44,9 +44,6 @@ class Logistic(RowsProblem):
         data = rng.standard_normal((n, d)) / np.sqrt(d) * 3
         labels = np.sign(data @ rng.standard_normal(d) + 0.5 * rng.standard_normal(n))
         set_derived(self, data=data, labels=labels)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.zeros(self.d)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Z = -self.labels * (X @ self.data.T)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -28,8 +27,8 @@ class MinimalSurface(RowsProblem):
         Number of inner heights, a square.
     """
 
-    name: ClassVar[str] = "minimal_surface"
-    rate: ClassVar[float] = 0.1
+    name = "minimal_surface"
+    rate = 0.1
     d: int = 64
 
     def __post_init__(self) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
 from optex_core._validation import integer
-from optex_core.problems.base import PROBLEMS, RowsProblem
+from optex_core.problems.base import PROBLEMS, RowsProblem, set_derived
 
 #: Units of the covariates beside the constant.
 UNITS = np.array([1.0, 1.0, 5.0, 0.5, 3.0, 10.0, 2.0, 0.3, 20.0])
@@ -31,8 +30,9 @@ class NegativeBinomial(RowsProblem):
         Of the data.
     """
 
-    name: ClassVar[str] = "negative_binomial"
-    rate: ClassVar[float] = 0.03
+    name = "negative_binomial"
+    rate = 0.03
+    start_scale = 0.0
     n: int = 1500
     seed: int = 0
     A: np.ndarray = field(init=False, repr=False, compare=False)
@@ -45,15 +45,11 @@ class NegativeBinomial(RowsProblem):
         A = np.column_stack([np.ones(count), *columns])
         slopes = r.standard_normal(10) * 0.5 / np.array([1.0, *UNITS])
         mu = np.exp(np.clip(A @ slopes, -4, 4))
-        object.__setattr__(self, "A", A)
-        object.__setattr__(self, "y", r.poisson(mu * r.gamma(2.0, 0.5, count)).astype(float))
+        set_derived(self, A=A, y=r.poisson(mu * r.gamma(2.0, 0.5, count)).astype(float))
 
     @property
     def d(self) -> int:
         return 11
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.zeros(11)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from scipy.special import digamma, gammaln

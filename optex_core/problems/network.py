@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -30,8 +29,9 @@ class Network(RowsProblem):
         Draws the data.
     """
 
-    name: ClassVar[str] = "network"
-    rate: ClassVar[float] = 0.02
+    name = "network"
+    rate = 0.02
+    start_scale = 0.2
     inputs: int = 20
     hidden: int = 8
     n: int = 128
@@ -50,9 +50,6 @@ class Network(RowsProblem):
     @property
     def d(self) -> int:
         return self.inputs * self.hidden + self.hidden + CLASSES * self.hidden + CLASSES
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).standard_normal(self.d) * 0.2
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, hidden = len(X), self.hidden

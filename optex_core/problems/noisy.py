@@ -1,26 +1,24 @@
-"""A problem whose gradient is seen through noise: the stochastic oracle of the tests."""
+"""A problem whose gradient is seen through noise: the stochastic oracle of tests and benchmarks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._validation import nonnegative
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core._validation import boolean, nonnegative
+from optex_core.errors import ArgumentTypeError
 from optex_core.problems.base import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Noisy(Problem):
-    """The wrapped problem with Gaussian noise added to the gradient and, on wish, to the value.
+    """The wrapped problem with Gaussian noise added to the gradient.
 
     g(x, seed) = grad f(x) + s e / sqrt(d) with e standard normal, drawn from `seed` alone: the same
     seed gives the same noise at every point (common random numbers), on every machine. So the root
-    mean square norm of the noise is s.
+    mean square norm of the noise is s. It is not registered, since it has no default problem.
 
     Parameters
     ----------
@@ -30,15 +28,7 @@ class Noisy(Problem):
         s in units of the gradient's norm at ``problem.start(0)``; s itself with relative=False.
         Zero or more.
     relative : bool, default True
-        Whether the levels are relative to the start.
-    value_level : float, default 0
-        Standard deviation of the noise of the value, in units of |f| at the start, or absolute with
-        relative=False.
-
-    Notes
-    -----
-    `minimum`, `minimizer` and `lipschitz` are those of the wrapped problem. It is not registered,
-    since it has no default problem.
+        Whether the level is relative to the start.
 
     Examples
     --------
@@ -50,13 +40,11 @@ class Noisy(Problem):
     (True, False)
     """
 
-    name: ClassVar[str] = "noisy"
+    name = "noisy"
     problem: Problem
     level: float
     relative: bool = True
-    value_level: float = 0.0
     spread: float = field(init=False, repr=False, compare=False)
-    value_spread: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, Problem):
@@ -64,16 +52,10 @@ class Noisy(Problem):
                 f"problem must be a Problem, got {self.problem!r}; make one with "
                 f"optex_core.problems.get_problem(name)"
             )
-        if not isinstance(self.relative, bool):
-            raise ArgumentTypeError(f"relative must be True or False, got {self.relative!r}")
-        level = nonnegative("level", self.level)
-        value_level = nonnegative("value_level", self.value_level)
-        value, norm = 1.0, 1.0
-        if self.relative:
-            value, gradient = self.problem(self.problem.start(0))
-            norm = float(np.linalg.norm(gradient))
-        object.__setattr__(self, "spread", level * norm / math.sqrt(self.problem.d))
-        object.__setattr__(self, "value_spread", value_level * abs(value))
+        norm = nonnegative("level", self.level)
+        if boolean("relative", self.relative):
+            norm *= float(np.linalg.norm(self.problem.gradient(self.problem.start(0))))
+        object.__setattr__(self, "spread", norm / math.sqrt(self.problem.d))
 
     @property
     def d(self) -> int:
@@ -85,39 +67,5 @@ class Noisy(Problem):
     def __call__(self, x: np.ndarray, *, seed: int = 0) -> tuple[float, np.ndarray]:
         """Value and noisy gradient at x; the noise is that of `seed`."""
         value, gradient = self.problem(x)
-        shift, noise = self._noise(seed)
-        return value + shift, gradient + noise
-
-    def batch(
-        self, X: np.ndarray, *, seed: int | Sequence[int] = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As the rows one by one; `seed` is one for all rows or a sequence of one a row."""
-        values, gradients = self.problem.batch(X)
-        seeds: Any = [seed] * len(values) if np.ndim(seed) == 0 else seed
-        if len(seeds) != len(values):
-            raise ArgumentError(
-                f"seed must be one integer or one a row, got {len(seeds)} seeds for "
-                f"{len(values)} rows"
-            )
-        for i, one in enumerate(seeds):
-            shift, noise = self._noise(one)
-            values[i] += shift
-            gradients[i] += noise
-        return values, gradients
-
-    def _noise(self, seed: int) -> tuple[float, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        noise = self.spread * rng.standard_normal(self.d)
-        return self.value_spread * float(rng.standard_normal()), noise
-
-    @property
-    def minimum(self) -> float | None:
-        return self.problem.minimum
-
-    @property
-    def minimizer(self) -> np.ndarray | None:
-        return self.problem.minimizer
-
-    @property
-    def lipschitz(self) -> float | None:
-        return self.problem.lipschitz
+        noise = self.spread * np.random.default_rng(seed).standard_normal(self.d)
+        return value, gradient + noise

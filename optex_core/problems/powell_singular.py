@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -33,8 +32,8 @@ class PowellSingular(ClosedForm):
     unconstrained optimization software, ACM TOMS 7, 1981.
     """
 
-    name: ClassVar[str] = "powell_singular"
-    rate: ClassVar[float] = 0.2
+    name = "powell_singular"
+    rate = 0.2
     d: int = 12
 
     def __post_init__(self) -> None:

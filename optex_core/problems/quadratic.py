@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer, real
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core._validation import boolean, integer, real
+from optex_core.errors import ArgumentError
 from optex_core.problems.base import PROBLEMS, ClosedForm, set_derived
 
 
@@ -31,16 +30,11 @@ class Quadratic(ClosedForm):
         optimizers such as Adam feel it. Holds a dense d x d matrix.
     seed : int, default 0
         Draws the rotation.
-
-    Raises
-    ------
-    ArgumentError
-        d < 1, condition < 1 or infinite, seed < 0.
     """
 
-    name: ClassVar[str] = "quadratic"
-    optimizer: ClassVar[str] = "sgd"
-    rate: ClassVar[float] = 1.0
+    name = "quadratic"
+    optimizer = "sgd"
+    rate = 1.0
     condition: float = 100.0
     rotated: bool = False
     seed: int = 0
@@ -52,11 +46,9 @@ class Quadratic(ClosedForm):
         condition = real("condition", self.condition, low=1.0)
         if np.isinf(condition):
             raise ArgumentError("condition must be finite, got inf")
-        if not isinstance(self.rotated, bool):
-            raise ArgumentTypeError(f"rotated must be True or False, got {self.rotated!r}")
         seed = integer("seed", self.seed, low=0)
         eigenvalues = np.logspace(0, -np.log10(condition), self.d)
-        rotation = _orthogonal(self.d, seed) if self.rotated else None
+        rotation = _orthogonal(self.d, seed) if boolean("rotated", self.rotated) else None
         set_derived(self, eigenvalues=eigenvalues, rotation=rotation)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,9 +24,9 @@ class Rastrigin(ClosedForm):
     Born, The parallel genetic algorithm as function optimizer, Parallel Computing 17, 1991.
     """
 
-    name: ClassVar[str] = "rastrigin"
-    rate: ClassVar[float] = 0.05
-    start_range: ClassVar[tuple[float, float]] = (-5.12, 5.12)
+    name = "rastrigin"
+    rate = 0.05
+    start_range = (-5.12, 5.12)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         angle = 2 * np.pi * X

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,11 +28,11 @@ class Rosenbrock(ClosedForm):
     Computer Journal 3, 1960.
     """
 
-    name: ClassVar[str] = "rosenbrock"
-    rate: ClassVar[float] = 0.05
-    min_d: ClassVar[int] = 2
-    start_range: ClassVar[tuple[float, float]] = (-1, 1)
-    minimizer_entry: ClassVar[float] = 1.0
+    name = "rosenbrock"
+    rate = 0.05
+    min_d = 2
+    start_range = (-1, 1)
+    minimizer_entry = 1.0
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         left = X[:, :-1]

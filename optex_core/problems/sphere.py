@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,9 +18,9 @@ class Sphere(ClosedForm):
     standard normal.
     """
 
-    name: ClassVar[str] = "sphere"
-    optimizer: ClassVar[str] = "sgd"
-    rate: ClassVar[float] = 0.1
+    name = "sphere"
+    optimizer = "sgd"
+    rate = 0.1
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.vecdot(X, X), 2 * X

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,10 +25,10 @@ class StyblinskiTang(ClosedForm):
     Styblinski, Tang, Experiments in nonconvex optimization, Neural Networks 3, 1990.
     """
 
-    name: ClassVar[str] = "styblinski_tang"
-    rate: ClassVar[float] = 0.05
-    start_range: ClassVar[tuple[float, float]] = (-5, 5)
-    minimizer_entry: ClassVar[float] = WELL
+    name = "styblinski_tang"
+    rate = 0.05
+    start_range = (-5, 5)
+    minimizer_entry = WELL
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         square = X**2
