@@ -137,7 +137,6 @@ class Lookahead(Strategy):
         if s.unsuccessful > 3 and s.unsuccessful % 4 == 0:  # the memory misleads: steepest descent
             rows = rows.only_last()
         free = free_parameters(view, rows)
-        known = Coordinates(rows, view.backend, free)
         second = len(s.rows.order) == 1
         classes: np.ndarray | None = None
         if second:
@@ -145,12 +144,14 @@ class Lookahead(Strategy):
             classes = parameter_classes(x, g, N)
         distinct = 0 if classes is None else int(classes.max()) + 1
         repeats = second and s.noise_status == UNKNOWN
-        with blas_single_threaded(known.X.size):
+        n = len(rows.order)
+        with blas_single_threaded((n * min(n, len(view.x))) ** 2):  # the matrix of the potential
+            known = Coordinates(rows, view.backend, free)
             plan = propose(known, s, N, repeats=repeats, distinct=distinct)
-        if plan is None:
-            return Proposal([view.x])
-        moves = np.array([c.z for c in plan.candidates])
-        points, random = known.lift(moves), np.random.default_rng(RANDOM_SEED)
+            if plan is None:
+                return Proposal([view.x])
+            points = known.lift(np.array([c.z for c in plan.candidates]))
+        random = np.random.default_rng(RANDOM_SEED)
         for i, c in enumerate(plan.candidates):
             if c.offset:
                 assert classes is not None
@@ -167,16 +168,17 @@ class Lookahead(Strategy):
         return Proposal(points, predicted_steps=max(plan.ends.values(), default=1), cache=plan)
 
     def _plan_line(self, view: EngineView, s: LookaheadState) -> Proposal:
-        search = s.search
+        search, rows = s.search, s.rows
         if search.direction is None:
-            found = first_trial(view, s.rows)
+            found = first_trial(view, rows)
             if found is None:
                 return Proposal([view.x])
-            search = replace(found, low=np.array([0.0, s.value, found.slope]))
-        point = view.project(trial := unprojected(view, s.rows.x, search))
-        if bool((trial == s.rows.x).all()):
+            start, rows = found
+            search = replace(start, low=np.array([0.0, s.value, start.slope]))
+        point = view.project(trial := unprojected(view, rows.x, search))
+        if bool((trial == rows.x).all()):
             return Proposal([view.x])
-        return Proposal([point], cache=search)
+        return Proposal([point], cache=(search, rows.gram))
 
     # -- advance ----------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class Lookahead(Strategy):
                 return self._stay(view, s, stalled=True)
             # Rounding ended the search: badly scaled pairs are forgotten for steepest descent.
             return self._stay(view, replace(s, rows=s.rows.only_last(), search=WolfeSearch()))
-        if isinstance(proposal.cache, WolfeSearch):
+        if view.parallelism == 1:
             return self._advance_line(view, s, proposal, observations[0])
         return self._advance(view, s, proposal, observations)
 
@@ -302,7 +304,8 @@ class Lookahead(Strategy):
     def _advance_line(
         self, view: EngineView, s: LookaheadState, proposal: Proposal, one: Observation | None
     ) -> Update:
-        search, x = proposal.cache, proposal.points[0]
+        (search, gram), x = proposal.cache, proposal.points[0]
+        s = replace(s, rows=replace(s.rows, gram=gram))
         value, slope, gradient, fall = math.inf, math.nan, None, 0.0
         if one is not None:
             value, gradient = one.value, one.gradient

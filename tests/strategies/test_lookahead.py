@@ -10,7 +10,9 @@ from scipy import optimize
 
 import optex_core as ox
 from optex_core.backends import get_backend
+from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.errors import CapabilityError
+from optex_core.strategies import lookahead
 from optex_core.strategies._lookahead.lbfgs_path import LBFGSMatrix, predicted_path
 from optex_core.strategies._lookahead.rows import Coordinates, Rows, unknown_products
 
@@ -257,6 +259,43 @@ def test_products_survive_new_rows_and_evictions():
     kept = rows.X[rows.order[rows.mark]]
     assert len(kept) >= most // 3
     np.testing.assert_array_equal(kept, path[-len(kept) :])
+
+
+@pytest.mark.parametrize("N", [1, 4])
+def test_a_round_makes_the_products_of_its_own_rows_alone(N):
+    engine, made = ox.OptEx(np.full(400, -1.0), parallelism=N, backend="numpy"), []
+    kind = type(get_backend("numpy"))
+    original = kind.difference_products
+
+    def counted(self, A, a, B, b):
+        made.append(len(a))
+        return original(self, A, a, B, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "difference_products", counted)
+        for _ in range(30):
+            for c in engine.ask():
+                value, gradient = rosenbrock(c.x)
+                engine.tell(c.id, value=value, gradient=gradient)
+    # Of the gradient, and of the differences of points and gradients: one per new row, one more
+    # where x moved behind them or a row was evicted between two others.
+    assert len(made) >= 15
+    assert max(made) <= 1 + 2 * (2 * N + 2)
+
+
+@pytest.mark.parametrize("d", [2, 10, 300])
+def test_models_of_many_rows_have_one_blas_thread_however_few_parameters(d, monkeypatch):
+    limits = []
+    original = lookahead.propose
+
+    def observed(*args, **kwargs):
+        limits.append(is_single_threaded())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(lookahead, "propose", observed)
+    ox.minimize(rosenbrock, np.full(d, -1.0), parallelism=8, maxiter=6, rng=0)
+    assert len(limits) >= 4
+    assert all(limits[3:])
 
 
 def test_held_parameters_do_not_enter_the_products_that_are_kept():

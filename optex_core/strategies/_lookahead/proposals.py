@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.strategies._lookahead.kriging import GradientKriging
 from optex_core.strategies._lookahead.lbfgs_path import path_matrix, predicted_path, star_matrix
 from optex_core.strategies._lookahead.line_search import WolfeSearch
@@ -265,8 +266,10 @@ def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) ->
     return replace(s, records=records, windows=windows, radius=radius)
 
 
-def first_trial(view: EngineView, rows: Rows) -> WolfeSearch | None:
-    """The line search along the L-BFGS direction; None where no direction falls.
+def first_trial(view: EngineView, rows: Rows) -> tuple[WolfeSearch, Rows] | None:
+    """The line search along the L-BFGS direction, and the rows with the products found for it.
+
+    None where no direction falls.
 
     Parameters at a bound that the direction would leave are held for it.
     """
@@ -277,7 +280,9 @@ def first_trial(view: EngineView, rows: Rows) -> WolfeSearch | None:
     steepest *= min(1.0, 1 / max(float(np.linalg.norm(steepest)), 1e-300))
     direction = np.zeros_like(x)
     while free is None or free.any():
-        known = Coordinates(rows, backend, free)
+        with blas_single_threaded(len(rows.order) ** 2):
+            known = Coordinates(rows, backend, free)
+        rows = replace(rows, gram=known.gram)
         p = -path_matrix(known.X, known.G, known.mark).direction(known.G[-1])
         (end,) = known.lift(p[None])
         direction = backend.to_host(end).astype(np.float64) - x
@@ -290,5 +295,5 @@ def first_trial(view: EngineView, rows: Rows) -> WolfeSearch | None:
     for p in (direction, steepest):
         slope = float(p @ gradient)
         if slope < 0 and np.isfinite(p).all():
-            return WolfeSearch(p, slope=slope)
+            return WolfeSearch(p, slope=slope), rows
     return None
