@@ -199,6 +199,10 @@ class Context:
     deadline: float | None = None
 
 
+#: Of a call that no run makes.
+OUTSIDE_A_RUN = Context(id=0, seed=0, iteration=0, slot=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One call to be made: a candidate, or one point of its finite difference."""

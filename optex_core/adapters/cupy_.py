@@ -11,9 +11,7 @@ from optex_core._validation import callable_
 from optex_core.adapters.call_signature import callable_name, make_user_callable
 from optex_core.backends import is_cupy
 from optex_core.errors import ArgumentTypeError, MissingExtraError
-from optex_core.types import Array, Context
-
-_OUTSIDE_A_RUN = Context(id=0, seed=0, iteration=0, slot=0)
+from optex_core.types import OUTSIDE_A_RUN, Array, Context
 
 
 class CupyFunction:
@@ -30,7 +28,7 @@ class CupyFunction:
         self.wants_seed = self._callable.wants_seed
         self._local = threading.local()
 
-    def value_and_grad(self, x: Any, ctx: Context = _OUTSIDE_A_RUN) -> tuple[Any, Array]:
+    def value_and_grad(self, x: Any, ctx: Context = OUTSIDE_A_RUN) -> tuple[Any, Array]:
         """Value and gradient at x, shape (d,), computed on this thread's stream."""
         import cupy as library
 

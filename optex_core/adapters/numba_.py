@@ -24,10 +24,19 @@ class NumbaFunction:
     """
 
     def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
-        self._function, self._args = function, args
-        self._single: object = None
-        self._batch: object = None
-        self._compile_lock = threading.Lock()
+        import numba as library
+
+        self._function, self._args = getattr(function, "py_func", function), args
+        single = library.njit(nogil=True)(self._function)
+
+        def batch(X: Any, values: Any, gradients: Any, *args: Any) -> None:
+            for i in library.prange(len(X)):
+                value, gradient = single(X[i], *args)
+                values[i] = value
+                gradients[i] = gradient
+
+        # Each is compiled when it is first called: the second takes seconds.
+        self._single, self._batch = single, library.njit(parallel=True, nogil=True)(batch)
 
     def value_and_grad(self, x: np.ndarray) -> tuple[object, np.ndarray]:
         """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x,
@@ -35,51 +44,20 @@ class NumbaFunction:
         """
         if x.ndim == 2:
             values, gradients = np.empty(len(x)), np.empty_like(x)
-            batch = self._get_batch()
             with _parallel_lock:
-                batch(np.ascontiguousarray(x), values, gradients, *self._args)
+                self._batch(np.ascontiguousarray(x), values, gradients, *self._args)
             return values, gradients
-        value, gradient = self._get_single()(x, *self._args)
+        value, gradient = self._single(x, *self._args)
         return float(value), gradient
 
     __call__ = value_and_grad
 
     def __repr__(self) -> str:
-        return f"NumbaFunction({callable_name(_python_function(self._function))})"
-
-    def _get_single(self) -> Any:
-        with self._compile_lock:
-            if self._single is None:
-                import numba as library
-
-                self._single = library.njit(nogil=True)(_python_function(self._function))
-            return self._single
-
-    def _get_batch(self) -> Any:
-        """Compiled when it is first wanted: it takes seconds."""
-        single = self._get_single()
-        with self._compile_lock:
-            if self._batch is None:
-                import numba as library
-
-                def batch(X: Any, values: Any, gradients: Any, *args: Any) -> None:
-                    for i in library.prange(len(X)):
-                        value, gradient = single(X[i], *args)
-                        values[i] = value
-                        gradients[i] = gradient
-
-                self._batch = library.njit(parallel=True, nogil=True)(batch)
-            return self._batch
+        return f"NumbaFunction({callable_name(self._function)})"
 
     def __reduce__(self) -> tuple[object, ...]:
         # From what was given: compiled code does not travel.
-        return type(self), (_python_function(self._function), self._args)
-
-
-def _python_function(function: Callable[..., object]) -> Callable[..., object]:
-    """The function that a Numba dispatcher compiles, or the function itself."""
-    plain: Callable[..., object] = getattr(function, "py_func", function)
-    return plain
+        return type(self), (self._function, self._args)
 
 
 def numba(function: Callable[..., object], *args: object) -> NumbaFunction:

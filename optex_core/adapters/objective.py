@@ -69,21 +69,13 @@ class Objective:
         if self.vectorized:
             return self.evaluate_batch([x], [context], counts)[0]
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
-        value: float | None = None
-        if self.fun is None:
-            gradient = self._gradient(x, context, counts, 1)
-        elif self.jac is not None:
-            counts.nfev += 1
-            value = counts.value = returned_value(self.fun(x.copy(), context), self.name).real
-            gradient = self._gradient(x, context, counts, 1)
-        elif self.method is None:
-            counts.nfev += 1
-            counts.njev += 1
-            first, second = returned_pair(self.fun(x.copy(), context), self.name)
-            value = returned_value(first, self.name).real
-            gradient = returned_gradient(second, x, self.name)
-        else:
-            value, gradient = self._differences(x, context, counts)
+        value, gradient = self._call_all(x, context, counts)
+        if gradient is None:
+
+            def calls(shifts: Sequence[Perturbation]) -> list[complex]:
+                return [self._call(x, context, shift, counts) for shift in shifts]
+
+            gradient = self._difference(x, value, calls)
         nfev, njev = counts.nfev - nfev, counts.njev - njev
         return EvaluationResult(value, gradient, nfev, njev, time.perf_counter() - start)
 
@@ -97,31 +89,14 @@ class Objective:
         """
         counts = CallCounts() if counts is None else counts
         n, every = len(xs), tuple(contexts)
-        start = time.perf_counter()
-        X = for_array(xs[0]).xp.stack(list(xs))
-        values: Sequence[Any] = [None] * n
-        calls = [0 if self.fun is None else 1] * n
-        gradients: Array | list[Array]
-        if self.fun is None:
-            gradients = self._gradient(X, every, counts, n)
-        elif self.jac is not None:
-            counts.nfev += n
-            values = returned_values(self.fun(X.copy(), every), n, self.name)
-            gradients = self._gradient(X, every, counts, n)
-        elif self.method is None:
-            counts.nfev += n
-            counts.njev += n
-            first, second = returned_pair(self.fun(X.copy(), every), self.name)
-            values = returned_values(first, n, self.name)
-            gradients = returned_gradient(second, X, self.name)
-        else:
-            counts.nfev += n
-            counts.njev += n
-            values = returned_values(self.fun(X.copy(), every), n, self.name)
-            gradients = rows = []
+        start, calls = time.perf_counter(), [int(self.has_value)] * n
+        values, gradients = self._call_all(for_array(xs[0]).xp.stack(list(xs)), every, counts)
+        values = [None] * n if values is None else values
+        if gradients is None:
+            gradients = []
             for i, x in enumerate(xs):
                 before = counts.nfev
-                rows.append(self._difference_row(x, values[i], contexts[i], counts))
+                gradients.append(self._difference_row(x, values[i], contexts[i], counts))
                 calls[i] += counts.nfev - before
         seconds = (time.perf_counter() - start) / n
         # A row is copied out: whoever keeps one gradient must not keep the batch alive.
@@ -159,12 +134,34 @@ class Objective:
         parts = np.array([number.real, number.imag])
         return EvaluationResult(number.real, parts, 1, center, time.perf_counter() - start)
 
-    def _gradient(
-        self, x: Array, context: Context | tuple[Context, ...], counts: CallCounts, rows: int
-    ) -> Array:
-        counts.njev += rows
-        assert self.jac is not None
-        return returned_gradient(self.jac(x.copy(), context), x, callable_name(self.jac.function))
+    def _call_all(
+        self, X: Array, context: Context | tuple[Context, ...], counts: CallCounts
+    ) -> tuple[Any, Any]:
+        """Value and gradient at a point, or at the rows of a batch; None for a value without a
+        callable, and for a gradient that is left to differences.
+        """
+        n = len(context) if isinstance(context, tuple) else 1
+        value: Any = None
+        if self.fun is not None:
+            counts.nfev += n
+            counts.njev += n if self.jac is None else 0
+            raw, gradient = self.fun(X.copy(), context), None
+            is_pair = self.jac is None and self.method is None
+            if is_pair:
+                raw, gradient = returned_pair(raw, self.name)
+            if isinstance(context, tuple):
+                value = returned_values(raw, n, self.name)
+            else:
+                value = returned_value(raw, self.name).real
+            if is_pair:
+                return value, returned_gradient(gradient, X, self.name)
+            if not isinstance(context, tuple):
+                counts.value = value
+        if self.jac is None:
+            return value, None
+        counts.njev += n
+        gradient = self.jac(X.copy(), context)
+        return value, returned_gradient(gradient, X, callable_name(self.jac.function))
 
     def _call(self, x: Array, context: Context, shift: Perturbation, counts: CallCounts) -> complex:
         """The value at x, or at a shifted point."""
@@ -176,16 +173,6 @@ class Objective:
             point[k] = to if complex_step else to.real
         counts.nfev += 1
         return returned_value(self.fun(point, context), self.name, complex_step=complex_step)
-
-    def _differences(self, x: Array, context: Context, counts: CallCounts) -> tuple[float, Array]:
-        """Value and gradient from one call at `x` and one at every shifted point."""
-        counts.njev += 1
-        value = counts.value = self._call(x, context, UNPERTURBED, counts).real
-
-        def calls(shifts: Sequence[Perturbation]) -> list[complex]:
-            return [self._call(x, context, shift, counts) for shift in shifts]
-
-        return value, self._difference(x, value, calls)
 
     def _difference_row(
         self, x: Array, value: complex, context: Context, counts: CallCounts
@@ -237,7 +224,7 @@ def make_objective(
     jac: bool | str | Callable[..., object] = True,
     x0: Array,
     vectorized: bool = False,
-    bounds: tuple[object, object] | None = None,
+    bounds: tuple[Any, Any] | None = None,
     rel_step: object = None,
 ) -> Objective:
     """Make one `Objective` of the arguments of `minimize`, which mean the same here.
@@ -277,19 +264,16 @@ def make_objective(
             f"rel_step={short_repr(rel_step)} is the step of differences, but jac="
             f"{short_repr(jac)} takes none; pass jac='2-point', '3-point' or 'cs', or leave it out"
         )
-    low, high = (None, None) if bounds is None else (_host_bound(b) for b in bounds)
+    # On the host: the steps of differences are chosen there.
+    host = [np.array(for_array(b).to_host(b)) for b in bounds or ()]
+    low, high = host if method and host else (None, None)
     return Objective(
         name=callable_name(jac if fun is None else fun),
         fun=None if fun is None else make_user_callable(fun, args),
         jac=make_user_callable(jac, args) if callable(jac) else None,
         method=method,
         vectorized=bool(vectorized),
-        low=low if method else None,
-        high=high if method else None,
+        low=low,
+        high=high,
         rel_step=as_rel_step(rel_step, int(np.size(x0))),
     )
-
-
-def _host_bound(values: Any) -> np.ndarray:
-    """A bound on the host: the steps of differences are chosen there."""
-    return np.array(for_array(values).to_host(values), copy=True)

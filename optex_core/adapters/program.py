@@ -32,7 +32,7 @@ from optex_core.adapters.program_files import (
 )
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution.programs import runner
-from optex_core.types import Context
+from optex_core.types import OUTSIDE_A_RUN, Context
 
 #: Seconds that whoever set the evaluation's time limit has to act first, and to say so in the
 #: result; the program is killed in any case.
@@ -81,14 +81,13 @@ class Program:
     def __repr__(self) -> str:
         return f"Program({shlex.join(self.command)!r})"
 
-    def __call__(self, x: np.ndarray, ctx: Context | None = None) -> object:
+    def __call__(self, x: np.ndarray, ctx: Context = OUTSIDE_A_RUN) -> object:
         """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has."""
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             raise ArgumentTypeError(
                 f"an external program takes real vectors of NumPy, got {short_repr(x)}; "
                 "differences by complex step are not for it"
             )
-        ctx = Context(id=0, seed=0, iteration=0, slot=0) if ctx is None else ctx
         with runner.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 

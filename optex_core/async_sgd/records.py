@@ -247,10 +247,6 @@ class PushTrace:
         """Staleness: updates between pull and application, shape (pushes,), int64."""
         return self.version - self.start
 
-    def histogram(self) -> np.ndarray:
-        """Number of pushes with delay 0, 1, ...; int64."""
-        return np.bincount(self.delay) if len(self) else np.zeros(0, np.int64)
-
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Copies of all columns by name."""
         return {name: getattr(self, name) for name in PUSH_COLUMNS}

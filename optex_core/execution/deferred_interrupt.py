@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -17,8 +19,7 @@ class DeferredInterrupt:
 
     def __init__(self) -> None:
         self.state_is_consistent = False  # True if the interrupt was raised where it was allowed
-        self._interruptible = _Interruptible(self)
-        self._pending = self._active = False
+        self._pending = self._active = self._interruptible = False
 
     def __enter__(self) -> DeferredInterrupt:
         main = threading.current_thread() is threading.main_thread()
@@ -35,40 +36,29 @@ class DeferredInterrupt:
         if self._pending and kind is None:
             self._raise()
 
-    def interruptible(self) -> _Interruptible:
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
         """Context within which an interrupt is raised at once; one that was held back is raised
         when it is entered.
         """
-        return self._interruptible
+        self._interruptible = True  # before the look at what was held back: none is missed
+        try:
+            if self._pending:
+                self._raise()
+            yield
+        except KeyboardInterrupt:
+            self.state_is_consistent = True
+            raise
+        finally:
+            self._interruptible = False
 
     def _raise(self) -> None:
         self._pending, self.state_is_consistent = False, True
         raise KeyboardInterrupt
 
     def _on_sigint(self, number: int, frame: FrameType | None) -> None:
-        if self._interruptible.entered:
+        if self._interruptible:
             self._raise()
         if self._pending:  # whoever asks twice does not wait for the state
             raise KeyboardInterrupt
         self._pending = True
-
-
-class _Interruptible:
-    """Context of `DeferredInterrupt.interruptible`; a class, since it is entered once per
-    evaluation and a generator takes three times as long.
-    """
-
-    def __init__(self, interrupts: DeferredInterrupt) -> None:
-        self._interrupts = interrupts
-        self.entered = False
-
-    def __enter__(self) -> None:
-        self.entered = True
-        if self._interrupts._pending:
-            self.entered = False
-            self._interrupts._raise()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.entered = False
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._interrupts.state_is_consistent = True

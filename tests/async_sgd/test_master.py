@@ -176,7 +176,6 @@ class TestDelays:
             master.push(jobs[job].id, Push.steps(np.zeros(2)))
         assert master.push_trace.delay.tolist() == [0, 1, 2, 3]
         assert master.push_trace.job.tolist() == [2, 0, 3, 1]
-        assert master.push_trace.histogram().tolist() == [1, 1, 1, 1]
 
     def test_reject_refuses_what_is_late(self) -> None:
         master = Master(np.ones(1), max_delay=1, rng=0)

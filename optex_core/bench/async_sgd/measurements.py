@@ -71,7 +71,7 @@ def sleeping(
                     "efficiency": rate * seconds / N,
                     "mean delay": float(delays.mean()),
                     "max delay": int(delays.max()),
-                    "histogram": master.push_trace.histogram().tolist(),
+                    "histogram": np.bincount(master.push_trace.delay).tolist(),
                 }
             )
     return rows

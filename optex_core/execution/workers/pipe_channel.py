@@ -25,6 +25,7 @@ class PipeChannel:
     def __init__(self, reading: Connection, writing: Connection, process: object) -> None:
         self._reading, self._writing = reading, writing
         self._exit = _exit_handle(process)
+        self._exit_fd = self._exit if isinstance(self._exit, int) else self._exit.fileno()
         if os.name == "posix":
             # A write would wait for ever if the pipe is full and the worker dead, but its side
             # held by another process.
@@ -40,10 +41,10 @@ class PipeChannel:
         if os.name != "posix":  # where nothing forks
             self._writing.send_bytes(message)
             return
-        pipe, exit_fd = self._writing.fileno(), _file_descriptor(self._exit)
+        pipe = self._writing.fileno()
         rest = memoryview(_LENGTH.pack(len(message)) + message)
         while rest:
-            if any(fd == exit_fd for fd, _ in self._writable.poll()):
+            if any(fd == self._exit_fd for fd, _ in self._writable.poll()):
                 raise BrokenPipeError("the process at the other end is gone")
             rest = rest[os.write(pipe, rest) :]
 
@@ -105,7 +106,3 @@ def _exit_handle(process: Any) -> Connection | int:
         except OSError:  # Linux before 5.3, or where it is forbidden
             pass
     return process.sentinel
-
-
-def _file_descriptor(handle: Connection | int) -> int:
-    return handle if isinstance(handle, int) else handle.fileno()

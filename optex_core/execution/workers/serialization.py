@@ -16,7 +16,7 @@ import pickle
 import types
 from collections import ChainMap
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from optex_core import errors
 from optex_core.execution.base import run_evaluation
@@ -49,13 +49,12 @@ def dumps(thing: object) -> bytes:
 def _pickler() -> Any:
     import cloudpickle  # here: loading it is for those who use processes
 
+    def reduce_code(code: types.CodeType) -> tuple[object, ...]:
+        return marshal.loads, (marshal.dumps(code),)
+
     # Read when a pickler is made, so that it must be the class that has it.
-    table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+    table = ChainMap({types.CodeType: reduce_code}, cloudpickle.Pickler.dispatch_table)
     return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
-
-
-def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
-    return marshal.loads, (marshal.dumps(code),)
 
 
 class SerializedResult:
@@ -102,13 +101,6 @@ def _open_result(payload: bytes, plain: Any) -> SerializedResult:
     return SerializedResult(dataclasses.replace(plain, error=error))
 
 
-class Named(Protocol):
-    """What is sent to workers has a name for error messages."""
-
-    @property
-    def name(self) -> str: ...
-
-
 class SerializedObjective:
     """Objective that pickles itself by value, whatever pickler the pool uses.
 
@@ -117,8 +109,8 @@ class SerializedObjective:
     `ArgumentTypeError` names the part that cannot.
     """
 
-    def __init__(self, objective: Named) -> None:
-        self.objective: Any = objective
+    def __init__(self, objective: Any) -> None:
+        self.objective = objective  # anything that has a name for error messages
         self._serialized: tuple[str, bytes] | None = None
 
     def serialize(self) -> tuple[str, bytes]:

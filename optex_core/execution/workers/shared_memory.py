@@ -8,11 +8,8 @@ On Linux a segment is an anonymous file (`os.memfd_create`), which workers open 
 it is a file in a temporary folder, removed when the run ends, or by the next run after a kill
 (`multiprocessing.shared_memory` cannot be dropped while arrays look into it).
 
-Notes
------
-x in and gradient out, own processes on two cores, median by pipe and by segment: 32 kB 0.51 and
-0.46 ms, 80 kB 0.57 and 0.43, 240 kB 1.3 and 0.5, 800 kB 5.8 and 0.7. A fresh segment of 8 MB costs
-12 ms, a reused one 0.8.
+x in and gradient out, by pipe and by segment: 32 kB 0.51 and 0.46 ms, 240 kB 1.3 and 0.5, 800 kB
+5.8 and 0.7. A fresh segment of 8 MB costs 12 ms, a reused one 0.8.
 """
 
 from __future__ import annotations
