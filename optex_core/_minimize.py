@@ -142,23 +142,19 @@ def minimize(
     rng : int, Generator or None, default None
         The run's seed.
     checkpoint : path-like, optional
-        Saves the run there, every so often and at the end. Beside it, in files whose names begin
-        with its name, stand a journal to which every gradient is added as it arrives, and the save
-        before: killed at any instant, the run continues with the same bits and evaluates no
-        gradient again that had arrived; a save that is damaged later is named and the one before it
-        used. A second run of the same file is refused while the first goes on.
+        Saves the run there, every so often and at the end. Beside it stand a journal of every
+        gradient and the save before: killed at any instant, the run continues with the same bits
+        and evaluates no gradient again that had arrived. A second run of the same file is refused
+        while the first goes on.
     checkpoint_every : int or float, optional
         An int: iterations between two saves, by default 1; a float: seconds. A save holds the
-        history, 2 * T0 * d numbers (T0 the rows of ``estimator.history``): for large d and short
-        evaluations save less often, as the journal loses nothing in between.
+        history, 2 * T0 * d numbers (T0 the rows of ``estimator.history``); the journal loses
+        nothing in between.
     resume : bool, default False
-        Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape
-        and dtype, and one that differs from the run's own is told in the log and not used. What had
-        not arrived is asked again; attempts (`max_retries`) are counted on. A run of other settings
-        is refused: optimizer, strategy and estimator are compared field by field, arrays by their
-        content, users' objects by type and attributes. Functions (a schedule, a user's kernel) are
-        compared by name, lambdas not at all, and `fun` with its `args` is not compared: name them
-        in `tag`, and change it with them.
+        Continue from `checkpoint` if it exists, from the iterate that it holds; of `x0` only shape
+        and dtype count. A run of other settings is refused: optimizer, strategy and estimator are
+        compared field by field, functions (a schedule, a user's kernel) by name, lambdas not at
+        all, and `fun` with its `args` is not compared: name them in `tag`, and change it with them.
     tag : str, optional
         Names the problem; a checkpoint with another tag is refused.
     on_error : {"raise", "drop", "retry"} or callable, default "raise"
@@ -171,11 +167,11 @@ def minimize(
     max_failures : int, optional
         More failures in all end the run.
     timeout : float, optional
-        Seconds of running, waiting and the start of a worker not among them, after which an
-        evaluation counts as failed. Worker processes of ours (``workers=4``) are then killed, with
-        what they have started, and replaced. A thread cannot be ended: it is left behind and
-        another takes its slot. In a pool of the caller it keeps its worker until it returns, unless
-        that pool can end it. Like `quorum`, it needs `workers` that evaluate in the background.
+        Seconds of running, without waiting and the start of a worker, after which an evaluation
+        counts as failed. Worker processes of ours (``workers=4``) are then killed, with what they
+        have started, and replaced; a thread is left behind, and in a pool of the caller the
+        evaluation keeps its worker. Like `quorum`, it needs `workers` that evaluate in the
+        background.
     quorum : int, optional
         Close a round when so many gradients are in, the iterate's own among them; late ones still
         enter the history.
@@ -183,9 +179,8 @@ def minimize(
         Seconds to wait for the rest after the quorum is reached, default 0.
     rel_step : float or array_like, shape (d,), optional
         Relative step of differences, h = rel_step max(1, |x|), as SciPy's `finite_diff_rel_step`.
-        By default it follows the digits that the values have. Choose it for values with noise, such
-        as those of an iterative solver: the square root ("2-point") or the cube root ("3-point") of
-        their relative accuracy.
+        For values with noise take the square root ("2-point") or the cube root ("3-point") of their
+        relative accuracy.
 
     Returns
     -------

@@ -34,11 +34,10 @@ _OPTIMIZER_SETTINGS = frozenset({
 def short_repr(value: object, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
     try:
-        text = (
-            f"an array of shape {value.shape} and dtype {value.dtype}"
-            if isinstance(value, np.ndarray) and value.ndim
-            else repr(value)
-        )
+        if isinstance(value, np.ndarray) and value.ndim:
+            text = f"an array of shape {value.shape} and dtype {value.dtype}"
+        else:
+            text = repr(value)
     except Exception:
         # what a user's class says of itself is the user's code; and Python shows no integer of more
         # than 4,300 digits
@@ -139,16 +138,13 @@ def integer(name: str, value: Any, *, low: int | None = None, high: int | None =
 def one_of(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`, or raise with the closest one."""
     known = list(options)
+    listed = ", ".join(map(repr, known))
     if not isinstance(value, str):
-        raise ArgumentTypeError(
-            f"{name} must be one of {', '.join(map(repr, known))}, got {short_repr(value)}"
-        )
+        raise ArgumentTypeError(f"{name} must be one of {listed}, got {short_repr(value)}")
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ArgumentError(
-            f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}"
-        )
+        raise ArgumentError(f"{name} must be one of {listed}, got {value!r}{hint}")
     return value
 
 
@@ -156,19 +152,14 @@ def sequence(
     name: str, value: object, what: str, kinds: type | tuple[type, ...] = object
 ) -> list[Any]:
     """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
-    # an array that is a number
-    if (
-        isinstance(value, (str, bytes))
-        or not isinstance(value, Iterable)
-        or getattr(value, "shape", None) == ()
-    ):
-        raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {short_repr(value)}")
+    wanted = f"{name} must be a sequence of {what}, got"
+    single = isinstance(value, (str, bytes)) or getattr(value, "shape", None) == ()
+    if single or not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"{wanted} {short_repr(value)}")
     entries = list(value)
     for entry in entries:
         if not isinstance(entry, kinds):
-            raise ArgumentTypeError(
-                f"{name} must be a sequence of {what}, got {short_repr(entry)} in it"
-            )
+            raise ArgumentTypeError(f"{wanted} {short_repr(entry)} in it")
     return entries
 
 
@@ -268,12 +259,9 @@ def plain_value(value: object) -> object:
             return float(value)
         except (OverflowError, ValueError):
             return value
-    if (
-        isinstance(value, (np.generic, np.ndarray))
-        and value.ndim == 0
-        and value.dtype.kind in "biuf"
-    ):
-        return float(value) if value.dtype.kind == "f" else value.item()
+    if isinstance(value, (np.generic, np.ndarray)) and not value.ndim:
+        kind = value.dtype.kind
+        return float(value) if kind == "f" else value.item() if kind in "biu" else value
     return value
 
 
