@@ -8,11 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from _page import losses, results
+from _page import RESULTS, blocks, committed, results, with_blocks
 
 import optex_core
 from optex_core.bench import get_case
-from optex_core.bench._committed import RESULTS, blocks, committed, with_blocks
 from optex_core.bench._runner import choose
 from optex_core.bench.lbfgs import SHARES, summarize
 from optex_core.errors import CheckpointError
@@ -149,7 +148,7 @@ def test_commands_are_found() -> None:
 def test_results_hold_the_tables_of_the_committed_runs() -> None:
     text = RESULTS.read_text(encoding="utf-8")
     studies = results(ROOT / "examples" / "studies" / "results")
-    assert text == with_blocks(text, {**blocks(), "studies": losses(studies)})
+    assert text == with_blocks(text, blocks(studies))
 
 
 def test_a_mark_that_is_missing_is_named() -> None:

@@ -12,10 +12,19 @@ from pathlib import Path
 
 from _report import losers
 
-from optex_core.bench._committed import RESULTS, blocks, with_blocks
+from optex_core import bench
 from optex_core.bench._runner import Row
+from optex_core.bench.efficiency.tables import summary_report
+from optex_core.bench.lbfgs import report as lbfgs_report
+from optex_core.bench.overhead.lookahead import table as lookahead_table
+from optex_core.bench.shampoo.losses import losses_table
+from optex_core.bench.shampoo.tuning import seconds_table, steps_table
+from optex_core.errors import CheckpointError
 
 STUDIES = Path(__file__).parent
+#: The measured tables of the package, and the JSON files of finished runs beside it.
+RESULTS = Path(bench.__file__).parent / "RESULTS.md"
+FOLDER = RESULTS.parent / "results"
 HEAD = """# Studies
 
 The experiments of the papers behind this package, small enough to run here, with every control that
@@ -87,11 +96,51 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def committed(name: str) -> Row:
+    """The document ``results/NAME.json``."""
+    found: Row = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def blocks(studies: Mapping[str, Row]) -> dict[str, str]:
+    """Name to text of all tables of RESULTS.md; `studies`: their documents by name."""
+    steps = committed("shampoo_steps")["tasks"]
+    return {
+        "lbfgs": _verbatim(lbfgs_report(committed("lbfgs")["rows"])),
+        "efficiency": _verbatim(summary_report(committed("efficiency")["summary"])),
+        "lookahead": _verbatim(lookahead_table(committed("lookahead")["lookahead"])),
+        "shampoo losses": _verbatim(losses_table(committed("shampoo_losses")["losses"])),
+        "shampoo steps": _verbatim(steps_table(steps)),
+        "studies": losses(studies),
+        "shampoo seconds": _verbatim(seconds_table(committed("shampoo_seconds")["seconds"], steps)),
+    }
+
+
+def with_blocks(text: str, tables: Mapping[str, str]) -> str:
+    """`text` with each table between its marks, ``<!-- NAME -->`` and ``<!-- end NAME -->``.
+
+    Raises
+    ------
+    CheckpointError
+        If a mark is not there exactly once.
+    """
+    for name, table in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->\n"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise CheckpointError(f"expected {begin!r} and {end!r} once each in {RESULTS.name}")
+        before, _, rest = text.partition(begin)
+        text = before + begin + table + end + rest.partition(end)[2]
+    return text
+
+
+def _verbatim(text: str) -> str:
+    return f"```\n{text.rstrip()}\n```\n"
+
+
 def main() -> None:
     found = results(STUDIES / "results")
     (STUDIES / "README.md").write_text(page(found), encoding="utf-8")
-    tables = {**blocks(), "studies": losses(found)}
-    text = with_blocks(RESULTS.read_text(encoding="utf-8"), tables)
+    text = with_blocks(RESULTS.read_text(encoding="utf-8"), blocks(found))
     RESULTS.write_text(text, encoding="utf-8")
     print(f"written: {STUDIES / 'README.md'}, {RESULTS}")
 

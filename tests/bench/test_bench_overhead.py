@@ -7,7 +7,7 @@ import json
 import pytest
 
 from optex_core.bench.overhead import main, plan, report, run
-from optex_core.bench.overhead.cell import PHASES, Cell, allowed_bytes, floor_bytes
+from optex_core.bench.overhead.cell import PHASES, Cell, floor_bytes
 from optex_core.errors import ArgumentError
 
 D, T0, N = 1000, 20, 5
@@ -56,10 +56,6 @@ def test_an_affine_optimizer_reads_the_histories_once_for_all_points() -> None:
         2 * ROWS,
         20 * D,
     )
-
-
-def test_allowed_memory() -> None:
-    assert allowed_bytes(Cell("numba", D, T0, N, "float64"), 5) == (40 + 5 + 10 + 8) * D * 8
 
 
 def test_extents() -> None:

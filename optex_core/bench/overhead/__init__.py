@@ -1,5 +1,5 @@
 """Seconds of the engine's own work per round, by phase, against the time of the bytes that must
-move; that of the default method; compilation; memory.
+move; that of the default method; compilation.
 
 Every cell runs in a process of its own, which also measures the bandwidth of a copy there and then:
 *ratio* is the fastest round over the floor (bytes that must move over that bandwidth). On a busy
@@ -57,9 +57,8 @@ EXAMPLES = """  optex-core bench overhead --quick              d = 1e4 and 1e6, 
   optex-core bench overhead --full -d 1e7 --only 'N=5 paper adam'"""
 LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that
 all threads worked in it; floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same
-process); ratio: own / floor; peak: memory of the run over that of its history, allowed:
-2 T0 d + (S + 2N + 8) d numbers over the same (compiled code takes 60 MB beside, which shows below
-d = 1e6); first s: seconds until the end of the first round, without importing Python and NumPy."""
+process); ratio: own / floor; first s: seconds until the end of the first round, without importing
+Python and NumPy."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -218,8 +217,8 @@ def report(found: Row) -> str:
 
 def rounds_table(results: Sequence[Row]) -> str:
     """One line for each cell."""
-    sizes = ("MB", "GB/s", "ratio", "peak", "allowed", "first s")
-    head = ("ms", "own", "usual", "processor", *PHASES, "floor", *sizes)
+    ends = ("floor", "MB", "GB/s", "ratio", "first s")
+    head = ("ms", "own", "usual", "processor", *PHASES, *ends)
     rows = []
     for r in results:
         title = Cell(**r["cell"]).title
@@ -233,8 +232,6 @@ def rounds_table(results: Sequence[Row]) -> str:
             sum(r["moved"].values()) / 1e6,
             r["copy"] / 1e9,
             r["ratio"],
-            None if r["peak"] is None else r["peak"] / r["history_bytes"],
-            r["allowed_bytes"] / r["history_bytes"],
             r["first_round"],
         ]
         rows.append([title, *map(short, numbers)])

@@ -1,5 +1,5 @@
-"""One cell of `overhead`, measured in a process of its own: the engine's seconds by phase, the
-bytes that must move, the peak of memory.
+"""One cell of `overhead`, measured in a process of its own: the engine's seconds by phase, and the
+bytes that must move.
 
 ``python -m optex_core.bench.overhead.cell JSON`` prints one line of JSON.
 """
@@ -88,7 +88,6 @@ def measure(cell: Cell) -> Row:
     start = time.perf_counter()
     engine, gradient = _engine(cell)
     clock = _Clock(engine)
-    base = memory("VmRSS")
     clock.round(gradient)
     first = time.perf_counter() - start
     history = engine.machine.surrogate.history
@@ -97,7 +96,7 @@ def measure(cell: Cell) -> Row:
         clock.round(gradient)
     clock.round(gradient)  # the first with a full history, unmeasured: page faults
     rows: list[dict[str, float]] = []
-    copies, peak = [], None
+    copies = []
     # The bandwidth of these very moments: between two halves of the rounds, and after them. The
     # machine may be busier than when another cell ran.
     for half in (1, 2):
@@ -107,7 +106,6 @@ def measure(cell: Cell) -> Row:
         ):
             clock.round(gradient)
             rows.append(clock.spent)
-        peak = memory("VmHWM") if half == 1 else peak  # before there are arrays to copy
         copies.append(copy_bandwidth(cell.backend))
     totals = [sum(row.values()) for row in rows]
     window = engine.trace.window[-len(rows) :]
@@ -134,16 +132,7 @@ def measure(cell: Cell) -> Row:
         "floor": floor,
         "ratio": min(totals) / floor,
         "first_round": first,
-        "peak": None if peak is None or base is None else max(peak - base, 0.0),
-        "history_bytes": 2.0 * cell.history * cell.d * np.dtype(cell.dtype).itemsize,
-        "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
     }
-
-
-def allowed_bytes(cell: Cell, window: float) -> float:
-    """2 T0 d + (S + 2 N + 8) d numbers."""
-    vectors = 2 * cell.history + window + 2 * cell.parallelism + 8
-    return vectors * float(cell.d) * np.dtype(cell.dtype).itemsize
 
 
 class _Clock:
@@ -265,18 +254,6 @@ def fastest(function: Callable[[], object], times: int = 5) -> float:
         function()
         found.append(time.perf_counter() - begin)
     return min(found)
-
-
-def memory(key: str) -> float | None:
-    """Bytes that this process holds, "VmRSS", or at most held, "VmHWM"; None where the system is
-    not Linux.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-    except OSError:
-        return None
-    return 1024.0 * float(lines[key].split()[0])
 
 
 if __name__ == "__main__":
