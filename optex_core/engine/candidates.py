@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate
 
 
-@lru_cache(maxsize=256)
 def candidate_seed(run: int, iteration: int, slot: int) -> int:
     """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
 
     Every generator, file and external program takes 32 bits, and two evaluations that share a seed
-    differ in their point. `OptEx.anticipate` draws those of the next round.
+    differ in their point.
     """
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 

@@ -24,7 +24,6 @@ from optex_core._validation import integer, nonnegative, reject_unknown_keywords
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import candidate_seed
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
@@ -491,19 +490,6 @@ class OptEx:
         surrogate.pending.extend(as_observations(X, G, self.state.x, self.backend))
         if self.round is None:
             surrogate.record()
-
-    @_locked
-    def anticipate(self) -> None:
-        """Precompute the part of the update that does not depend on the pending gradients.
-
-        For a driver that waits for gradients. Results are bitwise identical with and without it.
-        """
-        r, s = self.round, self.state
-        if r is None or r.is_final or s.finished:
-            return
-        for slot in range(self.settings.parallelism):
-            candidate_seed(self.settings.seed, s.nit + 1, slot)
-        self.machine.surrogate.prefetch(r.recorded_points[: len(r.candidates)])
 
     @_locked
     def result(self) -> Result:

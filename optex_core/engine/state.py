@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.model.subspace.vectors import Vector
+from optex_core.model.subspace import Vector
 from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
 from optex_core.types import Array, Candidate
 

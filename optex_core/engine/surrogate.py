@@ -15,9 +15,8 @@ from optex_core.backends.blas_threads import (
 from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.settings import Settings, make_history
 from optex_core.engine.state import EngineState
-from optex_core.model.estimator import fit_hyperparameters, precompute_likelihood_grid
+from optex_core.model.estimator import fit_hyperparameters
 from optex_core.model.history import History
-from optex_core.model.likelihood import LikelihoodGrid
 from optex_core.model.posterior import Posterior
 from optex_core.optimizers._on_backend import OptimizerOnBackend
 from optex_core.strategies._subspace.space import CoefficientSpace, make_space
@@ -75,20 +74,16 @@ class Surrogate:
         self.pending: list[tuple[Array, Array]] = []
         self.note, self.overhead = "", 0.0
         self._posterior: Posterior | None = None
-        self._grid: LikelihoodGrid | None = None
         rows = 0 if self.history is None else self.history.capacity
         limit = MAX_ROWS_UNTHREADED if self.tracker is None else MAX_ROWS_UNTHREADED_SUBSPACE
-        #: True if the products of `prefetch` are too small for BLAS to share out among threads.
-        self.unthreaded = rows <= MAX_ROWS_UNTHREADED
         # Matrices of many rows are shared out among threads however few parameters there are.
         large = rows > limit
         self._numbers = rows * max(d, rows if large else 0) if backend.blas or large else 0
 
     @contextmanager
-    def computing(self, threads: bool = False) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Context of own arithmetic: no warnings, BLAS on one thread where sharing costs more."""
-        numbers = 0 if threads else self._numbers
-        with blas_single_threaded(numbers), self.backend.ignore_fp_warnings():
+        with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             yield
 
     def view(self) -> EngineView:
@@ -123,9 +118,9 @@ class Surrogate:
             return None
         if s.fitted_rows != h.total:
             s.hyperparameters, self.note = fit_hyperparameters(
-                self.settings.estimator, h, s.hyperparameters, self._grid
+                self.settings.estimator, h, s.hyperparameters
             )
-            s.fitted_rows, self._grid, self._posterior = h.total, None, None
+            s.fitted_rows, self._posterior = h.total, None
         if self._posterior is None:
             self._posterior = Posterior(self.settings.estimator, h, s.hyperparameters)
             self.note = self._posterior.fallback or self.note
@@ -137,18 +132,6 @@ class Surrogate:
             return
         (self.tracker or self.history).extend([*self.pending, *pairs])
         self.pending.clear()
-
-    def prefetch(self, points: Sequence[Array]) -> None:
-        """Compute what recording `points` will need of the points alone; no bit depends on it."""
-        rows = self.tracker or self.history
-        if rows is None:
-            return
-        with self.computing(threads=self.unthreaded):
-            distances = rows.distances_after([*(x for x, _ in self.pending), *points])
-            if distances is not None:
-                self._grid = precompute_likelihood_grid(
-                    self.settings.estimator, distances, self._state.hyperparameters
-                )
 
     def fitted(self) -> tuple[float, float, float]:
         """Length scale, noise and curvature of the last fit, for the trace; nan before any."""

@@ -33,8 +33,6 @@ from optex_core.model.history import History
 from optex_core.model.kernels.base import Kernel, get_kernel
 from optex_core.model.likelihood import (
     Hyperparameters,
-    LikelihoodGrid,
-    make_likelihood_grid,
     maximize_reml,
     median_distance,
     pair_matrices,
@@ -179,26 +177,8 @@ class GradientEstimator:
         return Posterior(settings, history, hyper)
 
 
-def precompute_likelihood_grid(
-    settings: GradientEstimator, S: np.ndarray, previous: Hyperparameters
-) -> LikelihoodGrid | None:
-    """The part of `fit_hyperparameters` that needs squared distances alone, if there is one."""
-    if len(S) < MIN_ROWS_TO_TUNE or settings.tune != "likelihood" or _is_recent(settings, previous):
-        return None
-    return make_likelihood_grid(
-        get_kernel(settings.kernel),
-        S,
-        constant=settings.mean != "zero",
-        length=settings.length_scale,
-        noise=settings.noise,
-    )
-
-
 def fit_hyperparameters(
-    settings: GradientEstimator,
-    history: History,
-    previous: Hyperparameters,
-    precomputed: LikelihoodGrid | None = None,
+    settings: GradientEstimator, history: History, previous: Hyperparameters
 ) -> tuple[Hyperparameters, str]:
     """New hyperparameters for the rows of a history, and a note where the likelihood had none.
 
@@ -217,7 +197,6 @@ def fit_hyperparameters(
             linear=linear,
             length=settings.length_scale,
             noise=settings.noise,
-            precomputed=precomputed,
         )
         if found is not None:
             return found, ""

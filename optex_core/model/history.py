@@ -254,37 +254,6 @@ class History:
         self._set(rows, D=D, E=E, M=M)
         self._update_row_norms(rows)
 
-    def distances_after(
-        self, points: Sequence[Array], D: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        """S, shape (n, n), as it will be when rows at `points` have been added.
-
-        `D` is what `extend_with_pairs` will be given. None where S cannot be known bit for bit:
-        where `Backend.pair_products` adds up in another order than `squared_distances`.
-        """
-        k, n = len(points), max(self.n, min(self.n + len(points), self.capacity))
-        if not 0 < k < self.capacity:
-            return None
-        if D is None and self.dims is None and not self.backend.same_summation_order:
-            return None
-        if D is None or self.dims is not None:
-            rows, scale = self.X, self.scale
-            if self.dims is not None:
-                rows, scale = self._sub, self._sub_scale
-                points = [x[self.dims] for x in points]
-            new, old = self.backend.xp.stack(list(points)), rows[: self.n]
-            order, distances = self.chronological_order(), self.backend.squared_distances
-            D = np.array(
-                [[*distances(old, x, scale)[order], *distances(new, x, scale)] for x in new]
-            )
-        newest = (self.newest + k) % self.capacity
-        S = np.zeros((n, n))
-        S[: self.n, : self.n] = self.S[: self.n, : self.n]
-        values = np.empty((k, n))
-        values[:, (np.arange(n) + newest + 1) % n] = D[:, -n:]
-        _set_symmetric(S, self._next_rows(k), values, n)
-        return S
-
     def range_error(self) -> str:
         """Why squared distances say nothing of the rows: they overflow or underflow; "" if not."""
         rows = (self.X if self.dims is None else self._sub)[: self.n]

@@ -112,40 +112,6 @@ def residual_gram(
     return np.maximum(r, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class LikelihoodGrid:
-    """The candidates with all that depends on distances alone: known before the gradients are."""
-
-    S: np.ndarray  # (n, n): the squared kernel distances it was made for
-    lengths: np.ndarray  # (L,)
-    h0: np.ndarray  # (L,)
-    noises: np.ndarray  # (L, R), as rho = lambda / h0
-    basis: np.ndarray  # (L, n, m)
-    inverse: np.ndarray  # (L, m, R): 1 / (S_k + rho)
-    logdet: np.ndarray  # (L, R): the sum over k of log(S_k + rho)
-
-
-def make_likelihood_grid(
-    kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None
-) -> LikelihoodGrid | None:
-    """The grid for rows at the squared distances `S`; None where all rows coincide.
-
-    A given `length` or `noise` is held fixed.
-    """
-    median = median_distance(S)
-    if median == 0.0:
-        return None
-    lengths = LENGTH_GRID * median if length is None else np.array([length])
-    try:
-        values, basis, h0 = eigendecompositions(kernel, S, lengths, constant)
-    except np.linalg.LinAlgError:
-        return None  # the caller keeps the previous values and reports it
-    noises = NOISE_GRID[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
-    noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
-    shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
-    return LikelihoodGrid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
-
-
 def maximize_reml(
     kernel: Kernel,
     pairs: PairMatrices,
@@ -154,37 +120,41 @@ def maximize_reml(
     linear: bool,
     length: float | None,
     noise: float | None,
-    precomputed: LikelihoodGrid | None = None,
 ) -> Hyperparameters | None:
     """The best (length, noise, curvature) on the grid for n >= 2 rows.
 
     The prior mean is zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i). A given
-    `length` or `noise` is held fixed. `precomputed` is used where it is for these distances. None
-    if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
+    `length` or `noise` is held fixed. None if no candidate is usable: all rows coincide, or all
+    gradients are equal to within rounding.
     """
-    found = precomputed
-    if found is None or not np.array_equal(found.S, pairs.S):
-        found = make_likelihood_grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
-    if found is None:
+    median = median_distance(pairs.S)
+    if median == 0.0:
         return None
+    lengths = LENGTH_GRID * median if length is None else np.array([length])
+    try:
+        values, basis, h0 = eigendecompositions(kernel, pairs.S, lengths, constant)
+    except np.linalg.LinAlgError:
+        return None  # the caller keeps the previous values and reports it
+    noises = NOISE_GRID[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
+    noises = np.maximum(noises, 10 * len(pairs.S) * np.finfo(np.float64).eps * values[:, -1:])
+    shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
     top = secant_curvature(pairs) if linear else 0.0
     curvatures = CURVATURE_GRID * top if top > 0.0 else np.zeros(1)
-    m = found.inverse.shape[1]
+    m = shifted.shape[1]
     # (L, C, R): d s^2 h0
-    amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m
+    amplitude = residual_gram(pairs, basis, curvatures, constant) @ (1.0 / shifted) / m
     with np.errstate(divide="ignore"):
-        score = m * np.log(amplitude) + found.logdet[:, None]
+        score = m * np.log(amplitude) + np.log(shifted).sum(1)[:, None]
     # A noise below the rounding error of the gradients themselves is an artefact.
     floor = (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max()
-    plausible = (noise is not None) | (amplitude * found.noises[:, None] >= floor)
+    plausible = (noise is not None) | (amplitude * noises[:, None] >= floor)
     score = np.where((amplitude > 0.0) & plausible & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):
         return None
     i, j, k = np.unravel_index(best, score.shape)
-    return Hyperparameters(
-        float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0
-    )
+    found = float(lengths[i]), float(noises[i, k] * h0[i]), float(curvatures[j])
+    return Hyperparameters(*found)
 
 
 def amplitude(pairs: PairMatrices, basis: np.ndarray, curvature: float, constant: bool) -> float:

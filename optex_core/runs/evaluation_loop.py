@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from optex_core._validation import is_true
-from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
@@ -40,10 +39,6 @@ logger = logging.getLogger("optex_core")
 #: Timeouts in a row without anything running but abandoned evaluations, after which the workers of
 #: the caller's pool count as blocked for good.
 MAX_BLOCKED_TIMEOUTS = 10.0
-#: Seconds without a result after which the engine works ahead: by then workers have started, and
-#: none waits for this thread's lock. Starting so late that it ends as the gradients come saved 0 to
-#: 0.4 of 6.0 ms of overhead between gradients of 50 ms, as much as runs differ.
-ANTICIPATE_AFTER = 0.003
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -80,11 +75,6 @@ class EvaluationLoop:
         self.callback = None if callback is None else with_keyword_result(callback)
         self.progress, self.manager = progress, manager
         self.min_nfev = int(has_value)
-        # Where working ahead holds BLAS at one thread in this whole process, gradients in threads
-        # beside it would depend on when.
-        self.anticipates = evaluator.asynchronous and (
-            evaluator.out_of_process or engine.machine.surrogate.unthreaded or is_single_threaded()
-        )
         engine.on_iterate = self._report
         self.user_error: BaseException | None = None
         #: (id, attempt) of what is awaited, and of what was abandoned but still runs.
@@ -163,17 +153,10 @@ class EvaluationLoop:
 
     def _collect(self, this: RoundState | None) -> float:
         """Tell results until the round is closed; the seconds of overhead."""
-        engine, overhead, ahead = self.engine, 0.0, 0.0
-        submitted, first, quorum_at = time.perf_counter(), self.anticipates, None
+        engine, overhead, quorum_at = self.engine, 0.0, None
         while engine.round is this and not engine.stop(self._elapsed()) and self.evaluator.pending:
-            wait = self._wait(quorum_at)
-            if first:
-                wait = ANTICIPATE_AFTER if wait is None else min(ANTICIPATE_AFTER, wait)
-            results = self._next_results(wait)
-            if first and not results:
-                engine.anticipate()
-                ahead = time.perf_counter() - submitted
-            first, start = False, time.perf_counter()
+            results = self._next_results(self._wait(quorum_at))
+            start = time.perf_counter()
             self._handle(results)
             overhead += time.perf_counter() - start
             if self._has_quorum():
@@ -181,8 +164,6 @@ class EvaluationLoop:
                 quorum_at = now if quorum_at is None else quorum_at
                 if self._is_open() and now - quorum_at >= self.policy.grace:
                     self._apply({"do": "close"})
-        if this is not None and this.seconds < ahead:  # it worked ahead for longer than gradients
-            overhead += ahead - this.seconds
         return overhead
 
     def _is_open(self) -> bool:

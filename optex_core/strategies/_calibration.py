@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optex_core.model.subspace.vectors import Vector
+from optex_core.model.subspace import Vector
 from optex_core.strategies.base import Observations
 from optex_core.strategies.rollout import EngineView
 

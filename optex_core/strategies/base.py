@@ -56,7 +56,7 @@ from typing import Any, ClassVar
 from optex_core._registry import Registry
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
-from optex_core.model.subspace.vectors import Vector
+from optex_core.model.subspace import Vector
 from optex_core.strategies.rollout import EngineView, Path
 from optex_core.types import Array
 

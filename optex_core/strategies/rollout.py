@@ -23,7 +23,7 @@ from optex_core.backends.base import Backend
 from optex_core.backends.types import FusedSteps, PredictedStep
 from optex_core.model.history import History
 from optex_core.model.posterior import Posterior
-from optex_core.model.subspace.vectors import Vector
+from optex_core.model.subspace import Vector
 from optex_core.optimizers._on_backend import OptimizerOnBackend
 from optex_core.types import Array
 

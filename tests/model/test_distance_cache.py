@@ -184,7 +184,6 @@ def test_bits_do_not_hang_on_the_process_that_predicted(strategy, tmp_path):
 
     def looked(made):
         made.machine.surrogate.posterior()
-        made.anticipate()
         return made
 
     for change in (again, copy.deepcopy, looked):

@@ -13,8 +13,7 @@ import numpy as np
 
 from optex_core.backends.types import SubspaceRolloutFunction
 from optex_core.model.posterior import Posterior
-from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import SubspaceVector, Vector
+from optex_core.model.subspace import SubspaceBasis, SubspaceVector, Vector
 from optex_core.optimizers.base import UnrolledSteps
 from optex_core.strategies._subspace.tracker import SubspaceState
 from optex_core.strategies.rollout import Rollout
@@ -69,12 +68,10 @@ class SubspaceRollout(Rollout):
         inverse, _, inverse_h0, _, center, factor = self._system.weight_map()
         limit = self._limit**2 if self._limit < 1e150 else math.inf
         numbers = np.array([inverse, inverse_h0, self._prior[0], limit])
-        metric, system = self._metric, (center, np.ascontiguousarray(factor))
-        basis, results = (
-            (metric.K, metric.row_distances, *metric.row_layout),
-            (means, noise_factors),
-        )
-        self.steps = compiled(*basis, *system, numbers, scalars, points, slots, *results)
+        m, system = self._metric, (center, np.ascontiguousarray(factor))
+        basis = m.K, m.row_distances, m.order, m.thetas.start, m.gradients.start
+        given, results = (*basis, *system, numbers, scalars), (points, slots, means, noise_factors)
+        self.steps = compiled(*given, *results)
         self._all = points, slots, means, noise_factors.tolist()
         self._mean, self._noise_factor = means[0], float(noise_factors[0])
         self._distances_ahead: list[float] | None = None

@@ -31,8 +31,7 @@ from optex_core.backends.base import Backend
 from optex_core.model.history import History
 from optex_core.model.kernels.base import traced_kernel
 from optex_core.model.posterior import Posterior
-from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import SubspaceVector, Vector
+from optex_core.model.subspace import SubspaceBasis, SubspaceVector, Vector
 from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.strategies._subspace.rollout import SubspaceRollout
 from optex_core.strategies._subspace.tracker import CoefficientTracker, SubspaceState

@@ -8,8 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from optex_core.errors import ArgumentTypeError
-from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import N_FIXED, SubspaceVector
+from optex_core.model.subspace import SubspaceBasis, SubspaceVector
 from optex_core.optimizers._pytree import tree_leaves, tree_map
 from optex_core.types import Array
 
@@ -27,13 +26,6 @@ class SubspaceState:
         self.tree, self.epoch, self.array_state = tree, epoch, array_state
 
 
-class _Place:
-    """Where a vector of a state is in a list of arrays."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-
 def _is_vector(leaf: object) -> bool:
     return hasattr(leaf, "shape")
 
@@ -47,19 +39,16 @@ class CoefficientTracker:
         # By id; each record holds its array, as an id is unique among living objects only.
         self._vectors: dict[int, SubspaceVector] = {}
         self._states: dict[int, SubspaceState] = {}
-        self._restored: tuple[object, object] | None = None
+        # theta_t, its state and their coefficients as a file had them.
+        self._restored: tuple[object, object, np.ndarray | None] | None = None
 
     def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append observed (x, g) pairs to the history and to the basis, in one pass."""
-        basis = self.basis
+        basis, self._restored = self.basis, None
         basis.extend([x for x, _ in pairs], [g for _, g in pairs])
         if basis.K is not None and basis.total == basis.history.total:
             for back, (_, g) in enumerate(reversed(pairs)):
                 self.track(g, basis.gradient_row(back))
-
-    def distances_after(self, xs: Sequence[Array]) -> np.ndarray | None:
-        """As `History.distances_after`."""
-        return self.basis.prefetch(xs)
 
     def rebase(self, x: Array, state: object) -> bool:
         """Begin a basis at theta_t; False where it has none."""
@@ -69,16 +58,10 @@ class CoefficientTracker:
             return False
         if any(v.shape != x.shape for v in vectors):
             return False
-        at = self._restored
-        known = at is not None and at[0] is x and at[1] is state
-        if not known:
-            current = self._current(x, state)
-            known = current is not None
-            self.basis.current = current if known else self.basis.current
-        self._restored = None
+        current, self._restored = self._current(x, state), None
         self._vectors.clear()
         self._states.clear()
-        rows = self.basis.rebase(x, vectors, known)
+        rows = self.basis.rebase(x, vectors, current)
         if rows is None:
             return False
         self.track(x, rows[0])
@@ -89,6 +72,8 @@ class CoefficientTracker:
 
     def _current(self, x: Array, state: object) -> np.ndarray | None:
         """Coefficients of a point and of its state's vectors, shape (1 + vectors, m), if known."""
+        if self._restored is not None and self._restored[0] is x and self._restored[1] is state:
+            return self._restored[2]
         c, tree = self.coefficients(x), self.tree(state)
         if c is None or tree is None:
             return None
@@ -153,43 +138,30 @@ class CoefficientTracker:
         basis = self.basis
         new = {id(p): p for p in points if isinstance(p, SubspaceVector) and p.array is None}
         made = {id(s): s for s in states if isinstance(s, SubspaceState) and s.array_state is None}
-        wanted = [basis.to_current_basis(p) for p in new.values()]
-
-        def placed(leaf: Any) -> Any:
-            same = self._optimizer_vector(leaf) if _is_vector(leaf) else leaf
-            if same is None and leaf is not None:
-                same = _Place(len(wanted))
-                wanted.append(leaf)
-            return same
-
-        templates = [tree_map(self.tree(s), placed) for s in made.values()]
-        known = [c for c in wanted if c is not None and not basis.is_lost(c)]
-        if len(known) < len(wanted):
+        trees = [self.tree(s) for s in made.values()]
+        wanted: list[Any] = [basis.to_current_basis(p) for p in new.values()]
+        wanted += [leaf for tree in trees for leaf in tree_leaves(tree) if _is_vector(leaf)]
+        if any(tree is None for tree in trees) or any(
+            c is None or basis.is_lost(c) for c in wanted
+        ):
             raise ArgumentTypeError(
                 "the rows that a predicted point is a sum of have left the history; "
                 "make it before the observations are recorded"
             )
-        arrays = basis.materialize(known) if known else []
-        for p, array in zip(new.values(), arrays, strict=False):
-            p.array = array
-            self._vectors[id(array)] = p
-        for s, tree in zip(made.values(), templates, strict=True):
-            s.array_state = tree_map(tree, lambda x: arrays[x.at] if isinstance(x, _Place) else x)
+        arrays = iter(basis.materialize(wanted) if wanted else [])
+        for p in new.values():
+            p.array = next(arrays)
+            self._vectors[id(p.array)] = p
+        for s, tree in zip(made.values(), trees, strict=True):
+            s.array_state = tree_map(tree, lambda c: next(arrays) if _is_vector(c) else c)
             self._states[id(s.array_state)] = s
-
-    def _optimizer_vector(self, c: np.ndarray) -> Array | None:
-        """The vector at theta_t that `c` is, None if it is a sum."""
-        i = int(c.argmax()) - N_FIXED
-        alone = np.count_nonzero(c) == 1 and c[i + N_FIXED] == 1.0
-        return self.basis.vectors[i] if alone and 0 <= i < self.basis.n_vectors else None
 
     def dump(self, x: Array, state: object) -> dict[str, np.ndarray]:
         """What a saved run holds of it; `x` and `state` are those of theta_t."""
-        if self._restored is None:
-            self.basis.current = self._current(x, state)
-        return self.basis.dump()
+        current = self._current(x, state)
+        return {**self.basis.dump(), "here": np.zeros((0, 0)) if current is None else current}
 
     def restore(self, saved: dict[str, np.ndarray], x: Array, state: object) -> None:
         """Take over what `dump` gave."""
         self.basis.restore(saved)
-        self._restored = (x, state) if self.basis.current is not None else None
+        self._restored = x, state, saved["here"] if saved["here"].size else None

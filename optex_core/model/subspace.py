@@ -1,4 +1,4 @@
-"""The basis of the subspace in which predicted points lie, with its Gram matrix.
+"""Vectors as coefficients over the history: the basis, its Gram matrix, and vectors in it.
 
 With SGD, momentum, Nesterov's form or decoupled decay every predicted point, velocity and estimated
 gradient is a sum of
@@ -7,56 +7,139 @@ gradient is a sum of
     and the differences of consecutive rows theta_k - theta_{k-1}, g_k - g_{k-1},
 
 so that with the Gram matrix K of these m = 2 T0 + 2 or so vectors a predicted step costs O(m^2)
-numbers for any d. An iteration reads the histories for the products of its new gradients, and for
-the points that it hands out.
+numbers for any d. An iteration reads the histories for the products of its new rows, and for the
+points that it hands out.
 
 Notes
 -----
 Differences of consecutive rows keep their digits: raw products centred afterwards had a relative
-error of 315 at an offset of 1e3 and steps of 1e-4, re-anchored ones 1e-14, these 3e-16. Products of
-new parameter rows are taken from the rows. Taken from K, at half the arithmetic, they miss the
-rounding of predicted points (weights of 1e5): `auto` and `verified` took 35 and 38 iterations in
-place of 25 (quadratic of condition 1e3, SGD at 1.8 / L, N = 5).
+error of 315 at an offset of 1e3 and steps of 1e-4, these 3e-16. Products of new parameter rows are
+taken from the rows: from K, at half the arithmetic, they miss the rounding of predicted points
+(weights of 1e5), and `auto` took 35 iterations in place of 25 (condition 1e3, N = 5).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, final
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 
 from optex_core.model.history import History
-from optex_core.model.subspace.differences import (
-    RowDifferences,
-    pairwise_products,
-)
-from optex_core.model.subspace.vectors import (
-    INDEX_NEWEST,
-    INDEX_OFFSET,
-    INDEX_ORIGIN,
-    N_FIXED,
-    GramMetric,
-    SubspaceVector,
-)
 from optex_core.types import Array
 
+#: Places in the basis, before the optimizer's vectors and the differences of rows.
+INDEX_ORIGIN, INDEX_NEWEST, INDEX_OFFSET, N_FIXED = 0, 1, 2, 3
 #: Squared distances up to this part of the largest are taken from the rows: products of equal
 #: points leave 1e-15 of it.
 COINCIDENT_RTOL = 1e-12
 
 
-class _PendingRows(NamedTuple):
-    """Rows to be appended, without their gradients: half of the work of `SubspaceBasis.extend`."""
+@final
+class SubspaceVector:
+    """A vector of shape (d,) as coefficients `c` over the basis at `epoch`.
 
-    xs: list[Array]
+    `array` is the vector itself once it was made, `row_products` what `SubspaceBasis.row_products`
+    found for it.
+    """
+
+    __slots__ = ("array", "c", "epoch", "row_products")
+
+    def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
+        self.c, self.epoch, self.array = c, epoch, array
+        self.row_products: tuple[int, float, np.ndarray] | None = None
+
+
+#: A predicted point or gradient: an array, or coefficients.
+Vector: TypeAlias = Array | SubspaceVector
+
+
+class RowDifferences(NamedTuple):
+    """Differences of arrays, as index pairs of shape (k, 2); -1 stands for no array."""
+
+    arrays: list[Array]
+    pairs: np.ndarray
+
+    @classmethod
+    def unique(cls, pairs: Sequence[tuple[Array, Array | None]]) -> RowDifferences:
+        """The different arrays in (a, b) pairs, and the index pairs over them."""
+        arrays: list[Array] = []
+        place: dict[int | None, int] = {id(None): -1}
+        for v in (v for pair in pairs for v in pair):
+            if v is not None and id(v) not in place:
+                place[id(v)] = len(arrays)
+                arrays.append(v)
+        return cls(arrays, np.array([[place[id(a)], place[id(b)]] for a, b in pairs]))
+
+    def joined(self, other: RowDifferences, length: int) -> RowDifferences:
+        """Both; the arrays of this one hold `length` vectors."""
+        moved = np.where(other.pairs < 0, -1, other.pairs + length)
+        return RowDifferences([*self.arrays, *other.arrays], np.concatenate([self.pairs, moved]))
+
+
+def pairwise_products(S: np.ndarray) -> np.ndarray:
+    """(a_i - a_j)'(b_i - b_j) for all pairs of rows from products of consecutive differences, S."""
+    n = len(S) + 1
+    A = np.zeros((n, n))  # products of rows minus the newest
+    A[:-1, :-1] = S[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
+    a = A.diagonal()
+    found: np.ndarray = a[:, None] + a[None] - A - A.T
+    return found
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GramMetric:
+    """Inner products over the basis at `epoch`, and sums along the rows of its history."""
+
     epoch: int
-    steps: RowDifferences  # to each from the row before it
-    P: np.ndarray  # (m, k): their products with the basis
-    TT: np.ndarray  # (k, k): their products with each other
-    D: np.ndarray  # (k, n + k): squared distances to all rows and to each other, oldest first
-    same: list[tuple[int, int]]  # where in D two rows are one point
+    K: np.ndarray  # (m, m): inner products of the basis
+    order: np.ndarray  # the rows in ring order, from oldest to newest
+    #: Where differences of consecutive rows, of those still in the history, are in the basis.
+    thetas: slice
+    gradients: slice
+    row_distances: np.ndarray  # squared distances of the rows to theta_r, without `dims`
+
+    def squared_norm(self, c: np.ndarray) -> float:
+        """|sum_k c_k basis_k|^2."""
+        return max(float(c.dot(self.K.dot(c))), 0.0)
+
+    def norms(self, C: np.ndarray) -> np.ndarray:
+        """|sum_k C_jk basis_k| for each row of `C`, shape (j, m)."""
+        return np.sqrt(np.maximum(np.einsum("jk,jk->j", C.dot(self.K), C), 0.0))
+
+    def row_products(self, c: np.ndarray) -> tuple[float, np.ndarray]:
+        """|p - theta_r|^2 and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order."""
+        u = c.copy()
+        u[INDEX_ORIGIN] -= 1.0
+        y = self.K.dot(u)
+        # theta_r - theta_i is the sum of the differences after the row i.
+        products = np.zeros(len(self.order))
+        products[self.order[:-1]] = 2.0 * y[self.thetas][::-1].cumsum()[::-1]
+        return float(u.dot(y)), products
+
+    def distances(self, length: float, products: np.ndarray) -> np.ndarray:
+        """Squared distances to the rows, shape (n,), of a point with these `row_products`."""
+        s = products + length
+        s += self.row_distances
+        return np.maximum(s, 0.0, out=s)
+
+    def mean(self, w: np.ndarray, c: np.ndarray, curvature: float, constant: bool) -> np.ndarray:
+        """sum_i w_i g_i + curvature (x - sum_i w_i theta_i) at the point `c`.
+
+        `w` is in ring order, and sums to one if `constant`.
+        """
+        out = curvature * c
+        out[INDEX_ORIGIN] -= curvature
+        # A row is the newest less the differences after it: one counts for all rows up to its own.
+        older = w[self.order].cumsum()
+        out[self.gradients] -= older[:-1]
+        if curvature:
+            out[self.thetas] += curvature * older[:-1]
+        out[INDEX_NEWEST] += 1.0 if constant else older[-1]
+        return out
 
 
 @final
@@ -80,14 +163,11 @@ class SubspaceBasis:
         self.n_vectors = 0  # how many
         self.x: Array | None = None  # theta_t, in the basis as e
         self.anchor = 0  # ring index of theta_r in e = theta_t - theta_r
-        # Coefficients of theta_{t+1} and of the vectors of its state, shape (1 + n_vectors, m).
-        self.current: np.ndarray | None = None
         self.n_appended = 0  # rows since `rebase`
         self._columns: tuple[int, Array, list[Array]] | None = None
         # Points farther from the newest row than this are not finite.
         self.finite_limit = 0.1 * float(np.finfo(history.X.dtype).max)
         self._metric: GramMetric | None = None
-        self._pending: _PendingRows | None = None
 
     # -- the basis --------------------------------------------------------------------------------
 
@@ -107,32 +187,38 @@ class SubspaceBasis:
         """Where the differences of gradients are."""
         return slice(N_FIXED + self.n_vectors + self.n - 1, self.size)
 
-    def rebase(self, x: Array, vectors: Sequence[Array], is_current: bool) -> np.ndarray | None:
+    def rebase(
+        self, x: Array, vectors: Sequence[Array], current: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """Put theta_t and the optimizer's vectors there into the basis; their coefficients, shape
         (1 + vectors, m), or None where there are none: no rows, or squares overflow.
 
-        `is_current`: `self.current` has their coefficients over the present basis.
+        `current` are their coefficients over the present basis, where they are known.
         """
         h = self.history
         if not h.n or h.total < self.disabled_until:
             return None
         if self.total != h.total or self.K is None:
             self._rebuild()
-            is_current = False
+            current = None
         if self.K is None:
             return None
-        anchor, K, n_vectors, rows = h.newest, self.K, len(vectors), None
-        keep = self._retained(n_vectors)
-        if is_current and self.current is not None and len(self.current) == 1 + n_vectors:
-            new = self.current.copy()
+        n_vectors, rows = len(vectors), None
+        start, n, fixed = N_FIXED + self.n_vectors, self.n - 1, N_FIXED + n_vectors
+        # Where the vectors of the next basis are in this one, 0 for those that are new.
+        still = np.arange(start + self.n_evicted, start + n)
+        keep = np.r_[np.zeros(fixed, np.int64), still, still + n]
+        keep[INDEX_NEWEST] = INDEX_NEWEST
+        if current is not None and len(current) == 1 + n_vectors:
+            new = current.copy()
             new[0, INDEX_ORIGIN] -= 1.0
-            rows = new @ K
+            rows = new @ self.K
             corner = rows @ new.T
             rows = rows[:, keep]
         self.n, self.n_evicted, self.n_appended = self.n - self.n_evicted, 0, 0
-        self.x, self.vectors, self.n_vectors, self.anchor = x, list(vectors), n_vectors, anchor
-        added = slice(INDEX_OFFSET, N_FIXED + n_vectors)
-        self.K = K.take(keep, 0).take(keep, 1)
+        self.x, self.vectors, self.n_vectors, self.anchor = x, list(vectors), n_vectors, h.newest
+        added = slice(INDEX_OFFSET, fixed)
+        self.K = self.K.take(keep, 0).take(keep, 1)
         if rows is None:
             own = self._own_vectors()
             thetas, changes, corner = self._products(own, own)
@@ -144,18 +230,10 @@ class SubspaceBasis:
         if not np.isfinite(self.K).all():
             self._disable()
             return None
-        self.current = np.zeros((1 + n_vectors, self.size))
-        self.current[0, [INDEX_ORIGIN, INDEX_OFFSET]] = 1.0
-        self.current[range(1, 1 + n_vectors), range(N_FIXED, N_FIXED + n_vectors)] = 1.0
-        return self.current
-
-    def _retained(self, n_vectors: int) -> np.ndarray:
-        """Where the vectors of the next basis are in this one, 0 for those that are new."""
-        start, n, fixed = N_FIXED + self.n_vectors, self.n - 1, N_FIXED + n_vectors
-        still = np.arange(start + self.n_evicted, start + n)
-        keep = np.zeros(fixed, np.int64)
-        keep[INDEX_NEWEST] = INDEX_NEWEST
-        return np.concatenate([keep, still, still + n])
+        here = np.zeros((1 + n_vectors, self.size))
+        here[0, [INDEX_ORIGIN, INDEX_OFFSET]] = 1.0
+        here[range(1, 1 + n_vectors), range(N_FIXED, fixed)] = 1.0
+        return here
 
     def _own_vectors(self) -> RowDifferences:
         """theta_t - theta_r, and the optimizer's vectors."""
@@ -187,7 +265,7 @@ class SubspaceBasis:
         """Take the Gram matrix of all rows from the rows themselves."""
         h = self.history
         self.n, self.n_evicted, self.n_vectors, self.total = h.n, 0, 0, h.total
-        self.vectors, self.x, self.current = [], None, None
+        self.vectors, self.x = [], None
         pairs, products = self._row_steps(), self.backend.difference_products
         TT = products(h.X, pairs, h.X, pairs)
         GT = products(h.G, pairs, h.X, pairs)
@@ -200,107 +278,66 @@ class SubspaceBasis:
             self._disable()
 
     def _disable(self) -> None:
-        self.K, self.current = None, None
+        self.K = None
         self.disabled_until = self.history.total + self.history.capacity
         self.epoch += 1
 
     # -- new rows ---------------------------------------------------------------------------------
 
-    def prefetch(self, xs: Sequence[Array]) -> np.ndarray | None:
-        """Do the part of `extend` that needs no gradients, for rows at `xs`, with the same bits.
-
-        Returns what `History.distances_after` does; None where rows cannot be added.
+    def extend(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
+        """Append rows to the history, and to the basis; the pair matrices of the history follow
+        from the products.
         """
-        self._pending = self._prefetch_products(xs) if self._accepts(len(xs)) else None
-        return None if self._pending is None else self.history.distances_after(xs, self._pending.D)
-
-    def _accepts(self, k: int) -> bool:
-        """True if `k` rows can be added to this basis."""
-        valid = self.K is not None and self.total == self.history.total and not self.n_evicted
-        return valid and 0 < k < self.history.capacity
-
-    def _steps(self, xs: Sequence[Array]) -> RowDifferences:
-        before = [self.history.X[self.history.newest], *xs]
-        return RowDifferences.unique(list(zip(xs, before, strict=False)))
-
-    def _prefetch_products(self, xs: Sequence[Array]) -> _PendingRows:
-        steps = self._steps(xs)
-        P, (TT,) = self._products_with(steps, steps)
-        return self._pending_rows(xs, steps, P, TT)
-
-    def _pending_rows(
-        self, xs: Sequence[Array], steps: RowDifferences, P: np.ndarray, TT: np.ndarray
-    ) -> _PendingRows:
-        assert self.K is not None
+        h, k = self.history, len(xs)
+        if self.K is None or self.total != h.total or self.n_evicted or not 0 < k < h.capacity:
+            h.extend(list(zip(xs, gs, strict=True)))
+            if k:
+                self.K, self.epoch = None, self.epoch + 1
+            return
+        moves = RowDifferences.unique(list(zip(xs, [h.X[h.newest], *xs], strict=False)))
+        newest = gs[-1], None
+        changes = RowDifferences.unique([*zip(gs, [h.G[h.newest], *gs], strict=False), newest])
+        if self.backend.batch_invariant_products:  # one pass: 25 to 35 % of a round with Numba
+            both = moves.joined(changes, len(moves.arrays))
+            P, (among,) = self._products_with(both, both)
+            PT, PG, TT, TV, VV = P[:, :k], P[:, k:], among[:k, :k], among[:k, k:], among[k:, k:]
+        else:
+            PT, (TT,) = self._products_with(moves, moves)
+            PG, (TV, VV) = self._products_with(changes, moves, changes)
         TT = 0.5 * (TT + TT.T)
-        old = P[self.thetas]
-        all_steps = np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]])
-        D = np.maximum(pairwise_products(all_steps)[-len(xs) :], 0.0)
+        old_steps = PT[self.thetas]
+        steps = np.block([[self.K[self.thetas, self.thetas], old_steps], [old_steps.T, TT]])
+        D = np.maximum(pairwise_products(steps)[-k:], 0.0)  # to all rows, oldest first
         same = self._coincident(xs, D)
         for pair in same:
             D[pair] = 0.0
-        return _PendingRows(list(xs), self.epoch, steps, P, TT, D, same)
-
-    def extend(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
-        """Append rows to the history, and to the basis.
-
-        The pair matrices of the history follow from the products: one pass over both histories for
-        the points (`prefetch`) and one for the gradients, or one for all where bits stay the same.
-        """
-        h, k, pending = self.history, len(xs), self._pending
-        if not k:
-            return
-        self._pending = None
-        if pending is not None and (pending.epoch, *map(id, pending.xs)) != (
-            self.epoch,
-            *map(id, xs),
-        ):
-            pending = None
-        if pending is None and not self._accepts(k):
-            h.extend(list(zip(xs, gs, strict=True)))
-            self.K, self.current = None, None
-            self.epoch += 1
-            return
-        before = [h.G[h.newest], *gs]
-        changes = RowDifferences.unique([*zip(gs, before, strict=False), (gs[-1], None)])
-        if pending is None and self.backend.batch_invariant_products:
-            moves = self._steps(xs)
-            both = moves.joined(changes, len(moves.arrays))
-            P, (among,) = self._products_with(both, both)
-            pending = self._pending_rows(xs, moves, P[:, :k], among[:k, :k])
-            P, TV, among = P[:, k:], among[:k, k:], among[k:, k:]
-        else:
-            pending = self._prefetch_products(xs) if pending is None else pending
-            P, (TV, among) = self._products_with(changes, pending.steps, changes)
         # New thetas come after the old ones, new gradients at the end.
         K, cut = self.K, self.thetas.stop
-        assert K is not None
         self.n += k
         new_t, new_g = slice(cut, cut + k), slice(self.size - k, self.size)
         old, new = np.r_[:cut, cut + k : self.size - k], np.r_[new_t, new_g]
-        rows = np.concatenate([pending.P.T, P[:, :k].T])
-        corner = np.block([[pending.TT, TV[:, :k]], [TV[:, :k].T, among[:k, :k].T]])
+        rows = np.concatenate([PT.T, PG[:, :k].T])
+        corner = np.block([[TT, TV[:, :k]], [TV[:, :k].T, VV[:k, :k].T]])
         self.K, last = np.empty((self.size, self.size)), np.empty(self.size)
         for left, right, block in ((old, old, K), (new, old, rows), (old, new, rows.T)):
             self.K[np.ix_(left, right)] = block
         self.K[np.ix_(new, new)] = corner
-        last[old], last[new_t], last[new_g] = P[:, k], TV[:, k], among[:k, k]
+        last[old], last[new_t], last[new_g] = PG[:, k], TV[:, k], VV[:k, k]
         # The anchor moves to the newest row: parameters by the sum of their differences, the
         # gradient by its products anew (it may be a small difference of the old ones).
         self.K[INDEX_ORIGIN] += self.K[new_t].sum(0)
         self.K[:, INDEX_ORIGIN] += self.K[:, new_t].sum(1)
         last[INDEX_ORIGIN] += last[new_t].sum()
-        last[INDEX_NEWEST] = among[k, k]
+        last[INDEX_NEWEST] = VV[k, k]
         self.K[INDEX_NEWEST], self.K[:, INDEX_NEWEST] = last, last
-        self.n_appended, self.current = k, None
-        self.epoch += 1
+        self.n_appended, self.epoch = k, self.epoch + 1
         t, g = self.thetas, self.gradients
         E = np.maximum(pairwise_products(self.K[g, g])[-k:], 0.0)
         M = pairwise_products(self.K[g, t])[-k:]
-        for i, j in pending.same:
+        for i, j in same:
             other = self._row_or_new(h.G, gs, j)
             E[i, j], M[i, j] = self.backend.squared_distance(gs[i], other), 0.0
-        h.extend_with_pairs(list(zip(xs, gs, strict=True)), pending.D, E, M)
+        h.extend_with_pairs(list(zip(xs, gs, strict=True)), D, E, M)
         self.total, self.n_evicted = h.total, self.n - h.n
         if not np.isfinite(self.K).all():
             self._disable()
@@ -379,8 +416,15 @@ class SubspaceBasis:
         """What predicted steps over the present basis are computed with."""
         if self._metric is None or self._metric.epoch != self.epoch:
             assert self.K is not None
-            places = self.thetas, self.gradients, self.n_evicted
-            self._metric = GramMetric(self.history, self.epoch, self.K, *places)
+            h, t, g, k = self.history, self.thetas, self.gradients, self.n_evicted
+            self._metric = GramMetric(
+                self.epoch,
+                self.K,
+                h.chronological_order(),
+                slice(t.start + k, t.stop),
+                slice(g.start + k, g.stop),
+                h.D[h.newest, : h.n] if h.dims is None else np.empty(0),
+            )
         return self._metric
 
     def row_products(self, p: SubspaceVector) -> tuple[float, np.ndarray] | None:
@@ -451,17 +495,14 @@ class SubspaceBasis:
 
     # -- files ------------------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, np.ndarray]:
         """The state as arrays."""
-        numbers = np.array(
-            [self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until]
-        )
-        K, current = (np.zeros((0, 0)) if a is None else a for a in (self.K, self.current))
-        return {"numbers": numbers, "K": K, "here": current}
+        numbers = [self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until]
+        return {"numbers": np.array(numbers), "K": np.zeros((0, 0)) if self.K is None else self.K}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state from `dump`; the next `rebase` says what theta_t is."""
         numbers = [int(n) for n in state["numbers"]]
         self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until = numbers
-        self.K, self.current = (a if a.size else None for a in (state["K"], state["here"]))
+        self.K = state["K"] if state["K"].size else None
         self.epoch += 1

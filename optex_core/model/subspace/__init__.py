@@ -1,1 +1,0 @@
-"""Vectors as coefficients over the history: the basis, its Gram matrices, and vectors in it."""
