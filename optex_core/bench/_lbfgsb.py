@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optex_core.engine.records import IterationRecord
-from optex_core.engine.trace import Trace
+from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import EvaluationError
 
 NAME = "L-BFGS-B"

@@ -1,9 +1,10 @@
-"""Candidates: the points that are asked for, their ids and seeds."""
+"""Candidates: the points that are asked for, their ids and seeds, and those that failed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,38 @@ from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate
 
 
+@dataclass(frozen=True, slots=True)
+class FailedEvaluation:
+    """One evaluation that gave no usable gradient.
+
+    Attributes
+    ----------
+    id, iteration, slot, seed, attempt : int
+        Which evaluation it was; `attempt` counts from 0.
+    x : array, shape (d,)
+        Where.
+    message : str
+        One sentence.
+    error : BaseException or None
+        The exception, None if the numbers were not finite.
+    traceback : str
+        The traceback as text, "" if there was none.
+    value : float
+        The value there, where it is known although the gradient failed; else nan.
+    """
+
+    id: int
+    iteration: int
+    slot: int
+    seed: int
+    x: Array
+    message: str
+    error: BaseException | None = None
+    traceback: str = ""
+    attempt: int = 0
+    value: float = math.nan
+
+
 def candidate_seed(run: int, iteration: int, slot: int) -> int:
     """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
 
@@ -21,12 +54,6 @@ def candidate_seed(run: int, iteration: int, slot: int) -> int:
     differ in their point.
     """
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
-
-
-def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
-    """The candidate at `x`, shape (d,), read-only, in slot `slot` of the iteration."""
-    seed = partial(candidate_seed, settings.seed, iteration, slot)
-    return Candidate(first_id(settings, iteration) + slot, x, seed, iteration, slot)
 
 
 def first_id(settings: Settings, iteration: int) -> int:
@@ -58,11 +85,8 @@ def find_candidate(
             f"the candidate with id {id} has been told already, or was never asked; "
             f"nothing was changed"
         )
-    pending = (
-        "none; call ask() first"
-        if r is None
-        else ", ".join(str(c.id) for c, done in zip(r.candidates, r.done, strict=True) if not done)
-    )
+    ids = [] if r is None else [str(c.id) for c in r.pending]
+    pending = ", ".join(ids) or "none; call ask() first"
     raise ProtocolError(
         f"no candidate has the id {short_repr(id)}; pending: {pending}; nothing was changed"
     )

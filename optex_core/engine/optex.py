@@ -24,7 +24,7 @@ from optex_core._validation import integer, nonnegative, reject_unknown_keywords
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.records import FailedEvaluation
+from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
     Settings,
@@ -280,9 +280,7 @@ class OptEx:
         if self.round is None and not self.state.finished:
             machine.advance()
         r = self.round
-        if r is None or self.state.finished:
-            return []
-        return [c for c, done in zip(r.candidates, r.done, strict=True) if not done]
+        return [] if r is None or self.state.finished else r.pending
 
     @_locked
     def tell(
@@ -518,9 +516,9 @@ class OptEx:
     @_locked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file, atomically; `load` continues with the same bits."""
-        from optex_core.engine import checkpoint, checkpoint_file
+        from optex_core.engine import checkpoint
 
-        checkpoint_file.write_checkpoint(path, *checkpoint.dump(self.machine))
+        checkpoint.write_checkpoint(path, *checkpoint.dump(self.machine))
 
     @classmethod
     def load(
@@ -548,9 +546,9 @@ class OptEx:
         CheckpointError
             The file is missing, damaged or foreign, or holds a part that has to be passed again.
         """
-        from optex_core.engine import checkpoint, checkpoint_file
+        from optex_core.engine import checkpoint
 
-        header, arrays = checkpoint_file.read_checkpoint(path)
+        header, arrays = checkpoint.read_checkpoint(path)
         given = {"optimizer": optimizer, "strategy": strategy, "estimator": estimator}
         arguments = checkpoint.engine_arguments(header, arrays, given, criteria)
         try:

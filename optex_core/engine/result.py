@@ -11,8 +11,8 @@ import numpy as np
 from scipy import optimize
 
 from optex_core.backends.base import Backend
+from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.diagnosis import diagnose
-from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState
 from optex_core.engine.status import Status

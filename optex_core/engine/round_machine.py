@@ -21,19 +21,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import find_candidate, first_id, make_candidate
-from optex_core.engine.records import FailedEvaluation, IterationRecord
+from optex_core.engine.candidates import (
+    FailedEvaluation,
+    candidate_seed,
+    find_candidate,
+    first_id,
+)
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState, RoundState, merge_rows
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of
 from optex_core.engine.surrogate import Surrogate
-from optex_core.engine.trace import Trace
-from optex_core.engine.validation import make_failure, squares_overflow
+from optex_core.engine.trace import IterationRecord, Trace
+from optex_core.engine.validation import squares_overflow
+from optex_core.errors import format_traceback
 from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.wrappers import Projected
 from optex_core.strategies.base import Observation, Observations, Proposal, Update
@@ -43,26 +49,7 @@ from optex_core.types import Array, Candidate
 class RoundMachine:
     """Rounds of a run: proposed here, evaluated by the caller, recorded and closed here.
 
-    Parameters
-    ----------
-    settings : Settings
-    x : array, shape (d,)
-        theta_0, within the bounds; on the backend's device.
-    backend : Backend
-
-    Attributes
-    ----------
-    state : EngineState
-    surrogate : Surrogate
-    round : RoundState or None
-        The round whose evaluations are pending.
-    trace : Trace
-        One row per iteration.
-    failures : list of FailedEvaluation
-    late : dict of int to Candidate
-        Candidates of closed rounds that may still be told.
-    on_iterate : callable or None
-        As `OptEx` says.
+    `x` is theta_0, within the bounds and on the backend's device.
     """
 
     def __init__(self, settings: Settings, x: Array, backend: Backend) -> None:
@@ -76,11 +63,12 @@ class RoundMachine:
         self.state = EngineState(x, optimizer.init(x), None)
         self.surrogate = Surrogate(settings, self.state, optimizer, self.bounds, backend)
         self.state.strategy_state = settings.strategy.init(self.surrogate.view())
-        self.round: RoundState | None = None
-        self.trace = Trace()
+        self.round: RoundState | None = None  # whose evaluations are pending
+        self.trace = Trace()  # one row per iteration
         self.rows: list[IterationRecord] = []  # of an iteration that takes more than one ask
         self.failures: list[FailedEvaluation] = []
-        self.late: dict[int, Candidate] = {}
+        self.late: dict[int, Candidate] = {}  # of closed rounds: they may still be told
+        #: Called when the value and gradient of theta_t have become known and theta has not moved.
         self.on_iterate: Callable[[], None] | None = None
         self._gradient_norm = math.nan
 
@@ -161,7 +149,10 @@ class RoundMachine:
 
     def make_candidate(self, x: Array, slot: int) -> Candidate:
         """The candidate at `x` in slot `slot` of this iteration."""
-        return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
+        settings, nit = self.settings, self.state.nit
+        seed = partial(candidate_seed, settings.seed, nit, slot)
+        id_ = first_id(settings, nit) + slot
+        return Candidate(id_, self.backend.read_only(x), seed, nit, slot)
 
     # -- observations -----------------------------------------------------------------------------
 
@@ -227,9 +218,14 @@ class RoundMachine:
         value: float = math.nan,
         text: str | None = None,
     ) -> None:
-        """Note a failed evaluation; attempts are counted where the caller does not."""
+        """Note a failed evaluation; attempts are counted where the caller does not, and `text`, the
+        traceback, is that of `error` where it is not given.
+        """
         tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
-        self.failures.append(make_failure(c, message, error, tried, value, text))
+        if text is None:
+            text = "" if error is None else format_traceback(error)
+        where = c.id, c.iteration, c.slot, c.seed, c.x
+        self.failures.append(FailedEvaluation(*where, message, error, text, tried, value))
         self.state.failures += 1
 
     # -- closing a round --------------------------------------------------------------------------
@@ -339,7 +335,7 @@ class RoundMachine:
                 name: s.reasons[name] for name in s.reasons if not Status[name.upper()].success
             }
         s.finished = True
-        if len(self.trace) and self.trace.iteration[-1] == s.nit:
+        if len(self.trace) and self.trace[-1].iteration == s.nit:
             return
         if self.rows:  # within an iteration of several asks
             self.trace.append(self._merged_row())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from optex_core.engine.records import IterationRecord
+from optex_core.engine.trace import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.model.subspace import Vector
 from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
@@ -49,6 +49,11 @@ class RoundState:
         self.proposal = replace(proposal, predictions=())
         self.observations = [None] * len(proposal.points)
         self.done = [False] * len(self.candidates)
+
+    @property
+    def pending(self) -> list[Candidate]:
+        """The candidates that have not been told."""
+        return [c for c, done in zip(self.candidates, self.done, strict=True) if not done]
 
     @property
     def recorded_points(self) -> Sequence[Array]:

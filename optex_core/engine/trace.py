@@ -1,16 +1,15 @@
-"""History of a run: one array for each field of `IterationRecord`."""
+"""The report of a run: one record for each iteration, and their columns as arrays."""
 
 from __future__ import annotations
 
 import dataclasses
-import operator
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optex_core._validation import short_repr
-from optex_core.engine.records import IterationRecord
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -18,52 +17,60 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-#: Name -> default of every column, in the order of the record; the default's type decides the
-#: dtype: int64, float64 or text.
-COLUMNS: dict[str, object] = {
-    f.name: 0 if f.default is dataclasses.MISSING else f.default
-    for f in dataclasses.fields(IterationRecord)
-}
-_DTYPES = {
-    name: {int: np.int64, float: np.float64}[type(default)]
-    for name, default in COLUMNS.items()
-    if name != "note"
-}
-_numeric_values = operator.attrgetter(*_DTYPES)
+
+@dataclasses.dataclass(slots=True)
+class IterationRecord:
+    """The report of one iteration, a row of the trace; nan where a number does not exist."""
+
+    iteration: int = 0  # k
+    #: At theta_k: the value, and max |g| (under bounds: of the projected gradient).
+    value: float = math.nan
+    gradient_norm: float = math.nan
+    evaluations: int = 0  # gradients evaluated in the iteration
+    accepted: int = 0  # optimizer steps taken from theta_k to theta_{k+1}
+    window: int = 0  # optimizer steps predicted
+    #: Mean of |mu(z_j) - g_j| / |g_j| over the predicted points, mu from before g_j was known.
+    prediction_error: float = math.nan
+    #: The estimator's settings: length in units of x / x_scale, noise / amplitude, gamma.
+    length_scale: float = math.nan
+    noise: float = math.nan
+    curvature: float = math.nan
+    step_norm: float = math.nan  # |theta_{k+1} - theta_k|, in units of x / x_scale
+    #: Seconds: of the slowest gradient, of the whole iteration, of overhead in it.
+    slowest: float = math.nan
+    seconds: float = math.nan
+    overhead: float = math.nan
+    note: str = ""  # what is out of the ordinary: a fallback, a shortened window
+
+
+#: Name -> default of every column.
+COLUMNS: dict[str, object] = {f.name: f.default for f in dataclasses.fields(IterationRecord)}
+
+
+class _Column:
+    """A field of the records as a read-only array with one entry per row."""
+
+    def __init__(self, dtype: type) -> None:
+        self.dtype = dtype
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trace: Trace, owner: type) -> np.ndarray:
+        column: np.ndarray = np.array([getattr(row, self.name) for row in trace._rows], self.dtype)
+        column.flags.writeable = False
+        return column
 
 
 class Trace:
     """Rows of a run: row k describes theta_k and the iteration that started there.
 
     The last row of a finished run is its final evaluation. Every field of `IterationRecord` is an
-    attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are
-    only ever added: `append` is amortised O(1) and `snapshot` is O(1).
-
-    Attributes
-    ----------
-    iteration : array, shape (rows,), int64
-        k.
-    value, gradient_norm : array, shape (rows,), float64
-        At theta_k: the value, and max |g| (under bounds: of the projected gradient).
-    evaluations : array, shape (rows,), int64
-        Gradients evaluated in the iteration.
-    accepted, window : array, shape (rows,), int64
-        Optimizer steps taken from theta_k to theta_{k+1}, and steps predicted.
-    prediction_error : array, shape (rows,), float64
-        Mean of |mu(z_j) - g_j| / |g_j| over the predicted points.
-    length_scale, noise, curvature : array, shape (rows,), float64
-        The estimator's settings.
-    step_norm : array, shape (rows,), float64
-        |theta_{k+1} - theta_k|, in units of x / x_scale.
-    slowest, seconds, overhead : array, shape (rows,), float64
-        Seconds: of the slowest gradient, of the whole iteration, of overhead in it.
-    note : tuple of str
-        What was out of the ordinary.
+    attribute, an array of shape (rows,); `note` is a tuple of texts. ``trace[k]`` is one record.
 
     Examples
     --------
-    >>> from optex_core.engine.records import IterationRecord
-    >>> from optex_core.engine.trace import Trace
+    >>> from optex_core.engine.trace import IterationRecord, Trace
     >>> history = Trace()
     >>> history.append(IterationRecord(0, value=4.0, evaluations=1, accepted=1, window=1))
     >>> history.append(IterationRecord(1, value=1.0, evaluations=3, accepted=5, window=6))
@@ -71,85 +78,28 @@ class Trace:
     ([4.0, 1.0], [0, 1])
     """
 
-    __slots__ = ("_columns", "_length", "_notes", "_owned")
-
-    # Served by __getattr__; named here for the type checker.
-    iteration: np.ndarray
-    value: np.ndarray
-    gradient_norm: np.ndarray
-    evaluations: np.ndarray
-    accepted: np.ndarray
-    window: np.ndarray
-    prediction_error: np.ndarray
-    length_scale: np.ndarray
-    noise: np.ndarray
-    curvature: np.ndarray
-    step_norm: np.ndarray
-    slowest: np.ndarray
-    seconds: np.ndarray
-    overhead: np.ndarray
+    iteration = _Column(np.int64)
+    value = _Column(np.float64)
+    gradient_norm = _Column(np.float64)
+    evaluations = _Column(np.int64)
+    accepted = _Column(np.int64)
+    window = _Column(np.int64)
+    prediction_error = _Column(np.float64)
+    length_scale = _Column(np.float64)
+    noise = _Column(np.float64)
+    curvature = _Column(np.float64)
+    step_norm = _Column(np.float64)
+    slowest = _Column(np.float64)
+    seconds = _Column(np.float64)
+    overhead = _Column(np.float64)
 
     def __init__(self) -> None:
-        self._length, self._owned = 0, True
-        self._notes: list[str] = []
-        self._columns = {name: np.empty(16, dtype) for name, dtype in _DTYPES.items()}
-
-    def append(self, row: IterationRecord) -> None:
-        """Add a copy of `row`."""
-        if not isinstance(row, IterationRecord):
-            raise ArgumentTypeError(
-                f"a trace takes records of type IterationRecord, got {short_repr(row)}"
-            )
-        n = self._length
-        if not self._owned or n == len(self._columns["iteration"]):
-            self._grow()
-        for column, number in zip(self._columns.values(), _numeric_values(row), strict=True):
-            column[n] = number
-        self._notes.append(row.note)
-        self._length = n + 1
-
-    def set_last_timing(self, seconds: float, overhead: float) -> None:
-        """Set a driver's clock in the last row; snapshots that hold the row see it too."""
-        if self._length:
-            if not self._owned:
-                self._grow()
-            self._columns["seconds"][self._length - 1] = seconds
-            self._columns["overhead"][self._length - 1] = overhead
-
-    def _grow(self) -> None:
-        """Move to larger buffers of its own: a snapshot shares those of its trace, which goes on
-        writing behind the snapshot's end.
-        """
-        n = self._length
-        self._columns = {
-            name: np.concatenate([column[:n], np.empty(max(16, n), column.dtype)])
-            for name, column in self._columns.items()
-        }
-        self._notes, self._owned = self._notes[:n], True
-
-    def snapshot(self) -> Trace:
-        """The trace as it is now: rows added later to one of the two do not show in the other."""
-        copy = Trace.__new__(Trace)
-        copy._columns, copy._notes = self._columns, self._notes
-        copy._length, copy._owned = self._length, False
-        return copy
-
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name in _DTYPES:
-            view = self._columns[name][: self._length]
-            view.flags.writeable = False
-            return view
-        raise AttributeError(
-            f"a Trace has no attribute {name!r}; its columns are {', '.join(COLUMNS)}"
-        )
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *COLUMNS})
+        self._rows: list[IterationRecord] = []
 
     @property
     def note(self) -> tuple[str, ...]:
         """What was out of the ordinary in each iteration, "" if nothing."""
-        return tuple(self._notes[: self._length])
+        return tuple(row.note for row in self._rows)
 
     @property
     def gradients(self) -> np.ndarray:
@@ -166,8 +116,30 @@ class Trace:
         spent = np.nan_to_num(self.slowest) + np.nan_to_num(self.overhead)
         return np.cumsum(spent) - spent
 
+    def append(self, row: IterationRecord) -> None:
+        """Add a copy of `row`."""
+        if not isinstance(row, IterationRecord):
+            raise ArgumentTypeError(
+                f"a trace takes records of type IterationRecord, got {short_repr(row)}"
+            )
+        self._rows.append(dataclasses.replace(row))
+
+    def set_last_timing(self, seconds: float, overhead: float) -> None:
+        """Set a driver's clock in the last row; snapshots that hold the row see it too."""
+        if self._rows:
+            self._rows[-1].seconds, self._rows[-1].overhead = seconds, overhead
+
+    def snapshot(self) -> Trace:
+        """The trace as it is now: rows added later to one of the two do not show in the other."""
+        copy = Trace()
+        copy._rows = self._rows.copy()
+        return copy
+
     def __len__(self) -> int:
-        return self._length
+        return len(self._rows)
+
+    def __getitem__(self, k: int) -> IterationRecord:
+        return dataclasses.replace(self._rows[k])
 
     def __eq__(self, other: object) -> bool:
         """Equal rows, nan equal to nan."""
@@ -182,25 +154,16 @@ class Trace:
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
-        if not self._length:
+        if not self._rows:
             return "Trace(0 rows)"
         return (
-            f"Trace({self._length} rows, value {self.value[0]:.6g} -> {self.value[-1]:.6g},"
+            f"Trace({len(self)} rows, value {self.value[0]:.6g} -> {self.value[-1]:.6g},"
             f" {int(self.evaluations.sum())} gradients)"
         )
 
-    def __getstate__(self) -> dict[str, np.ndarray]:
-        return self.to_arrays()
-
-    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
-        found = Trace.from_arrays(state)
-        self._columns, self._notes = found._columns, found._notes
-        self._length, self._owned = found._length, True
-
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Copies of all columns by name; notes are text, so that no file needs pickle."""
-        arrays = {name: getattr(self, name).copy() for name in self._columns}
-        return {**arrays, "note": np.array(self.note, dtype=np.str_)}
+        """All columns by name; notes are text, so that no file needs pickle."""
+        return {name: np.array(getattr(self, name)) for name in COLUMNS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Trace:
@@ -209,22 +172,21 @@ class Trace:
         One that is missing holds the record's default, so that files written before it existed stay
         readable. ArgumentError for a column that no trace has, or columns of different lengths.
         """
-        unknown = sorted(set(arrays) - set(COLUMNS))
-        if unknown:
+        if unknown := sorted(set(arrays) - set(COLUMNS)):
             raise ArgumentError(
                 f"a trace has no column {unknown[0]!r}; its columns are {', '.join(COLUMNS)}"
             )
-        shapes = {name: np.shape(arrays[name]) for name in arrays}
+        shapes = {name: np.shape(column) for name, column in arrays.items()}
         if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) > 1:
             raise ArgumentError(
                 "the columns of a trace must be one-dimensional and equally long, got shapes"
                 f" {shapes}"
             )
-        trace = cls()
-        n = trace._length = next(iter(shapes.values()), (0,))[0]
-        for name, dtype in _DTYPES.items():
-            trace._columns[name] = np.array(arrays.get(name, np.full(n, COLUMNS[name])), dtype)
-        trace._notes = [str(text) for text in arrays.get("note", [""] * n)]
+        trace, columns = cls(), [np.asarray(column).tolist() for column in arrays.values()]
+        trace._rows = [
+            IterationRecord(**dict(zip(arrays, row, strict=True)))
+            for row in zip(*columns, strict=True)
+        ]
         return trace
 
     def plot(
@@ -232,7 +194,8 @@ class Trace:
         path: str | os.PathLike[str] | None = None,
         baseline: Trace | Mapping[str, Trace] | None = None,
     ) -> Figure:
-        """Plot the run, and other runs beside it; see `plots.plot_trace`.
+        """Plot the run, and other runs beside it; no window is opened, and no global state of
+        matplotlib is touched.
 
         Parameters
         ----------
@@ -240,11 +203,6 @@ class Trace:
             Where to save the picture; its suffix decides the format (.png, .pdf, .svg).
         baseline : Trace or mapping of label to Trace, optional
             Runs to compare with.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            No window is opened and no global state of matplotlib is touched.
 
         Raises
         ------

@@ -10,10 +10,9 @@ import numpy as np
 from optex_core._validation import has_masked_entries, short_repr
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.engine.records import FailedEvaluation
-from optex_core.errors import ArgumentError, ArgumentTypeError, format_traceback
+from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.strategies.base import Observation
-from optex_core.types import Array, Candidate
+from optex_core.types import Array
 
 
 def as_value(value: Any) -> float:
@@ -100,24 +99,6 @@ def nonfinite_reason(observed: Observation, valued: bool, backend: Backend) -> s
             f"{host[bad[0]]} at index {bad[0]}"
         )
     return ""
-
-
-def make_failure(
-    c: Candidate,
-    message: str,
-    error: BaseException | None,
-    attempt: int,
-    value: float,
-    text: str | None,
-) -> FailedEvaluation:
-    """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes
-    that of `error`.
-    """
-    if text is None:
-        text = "" if error is None else format_traceback(error)
-    return FailedEvaluation(
-        c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value
-    )
 
 
 def as_real_array(name: str, given: Any) -> Array:

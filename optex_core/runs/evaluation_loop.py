@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from optex_core._validation import is_true
+from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
-from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.state import RoundState
 from optex_core.engine.status import Status
 from optex_core.errors import (
@@ -216,8 +216,6 @@ class EvaluationLoop:
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
-        if self.manager is not None:
-            self.manager.reserve(len(candidates))
         self.outstanding.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 

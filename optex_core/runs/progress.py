@@ -38,8 +38,9 @@ def format_progress(result: Result, seconds: float) -> str:
     norm = float(abs(result.jac).max())
     parts = [f"iteration {result.nit}", f"value {result.fun:.6g}", f"max|g| {norm:.3g}"]
     if len(history):
-        error = float(history.prediction_error[-1])
-        parts.append(f"steps {history.accepted[-1]}/{history.window[-1]}")
+        last = history[-1]
+        error = last.prediction_error
+        parts.append(f"steps {last.accepted}/{last.window}")
         parts.append(f"gradient prediction error {'-' if math.isnan(error) else f'{error:.2g}'}")
     parts.append(f"{result.njev / max(seconds, 1e-9):.3g} gradients/s")
     return "  ".join(parts)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optex_core.engine import checkpoint, checkpoint_file
+from optex_core.engine import checkpoint
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError, DamagedFileError
 from optex_core.runs.journal import JournalContents, Record, read_journal, replay_records
@@ -108,7 +108,7 @@ def recover(path: Path) -> RecoveredRun | None:
             raise damaged
         return None
     try:
-        header, arrays = checkpoint_file.read_checkpoint(path)
+        header, arrays = checkpoint.read_checkpoint(path)
     except DamagedFileError as error:
         run = _recover_previous(path, error, journals)
     else:
@@ -145,7 +145,7 @@ def _recover_previous(
     previous, damaged = sibling(path, ".previous"), sibling(path, ".damaged")
     if previous.exists():
         try:
-            header, arrays = checkpoint_file.read_checkpoint(previous)
+            header, arrays = checkpoint.read_checkpoint(previous)
         except CheckpointError as second:
             raise CheckpointError(
                 f"{error}; nor can the save before it be used: {second}"

@@ -25,8 +25,7 @@ from optex_core.cli.doctor import ENVIRONMENT_CHECKS, EnvironmentCheck, _outcome
 from optex_core.cli.optimizer_text import read_optimizer
 from optex_core.cli.problem_source import get_problem_source, size_setting
 from optex_core.cli.run_folder import FILE, Run, load_run, new_folder, save_run
-from optex_core.engine.records import IterationRecord
-from optex_core.engine.trace import Trace
+from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import ArgumentError, CheckpointError
 from optex_core.problems import PROBLEMS
 

@@ -11,8 +11,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.engine.diagnosis import describe_learning_rate
-from optex_core.engine.records import IterationRecord
-from optex_core.engine.trace import Trace
+from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.optimizers.base import Optimizer
 from optex_core.problems import get_problem
 
