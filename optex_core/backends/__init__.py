@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from typing import Any
 
-from optex_core._validation import one_of
+import numpy as np
+
+from optex_core._validation import has_masked_entries, one_of
 from optex_core.backends.base import Backend
-from optex_core.errors import BackendError
+from optex_core.errors import ArgumentTypeError, BackendError
 from optex_core.types import Array
 
 BACKEND_NAMES = ("numpy", "numba", "cupy")
@@ -44,6 +47,41 @@ def is_cupy(x: Array) -> bool:
     """True for a CuPy array; never imports CuPy (if nobody did, nothing can be one)."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def real_array(name: str, given: Any) -> Array:
+    """`given` as an array of real numbers, not copied if it is one; integers stay what they are."""
+    try:
+        array: Array = given if is_cupy(given) else np.asarray(given)
+    except ValueError as error:
+        raise ArgumentTypeError(
+            f"{name} must be an array of numbers, got a ragged sequence ({error})"
+        ) from error
+    if array.dtype.kind == "c":
+        raise ArgumentTypeError(
+            f"{name} must hold real numbers, got complex numbers; stack real and imaginary parts"
+        )
+    if array.dtype.kind not in "fiub":
+        raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if has_masked_entries(given):
+        raise ArgumentTypeError(
+            f"{name} is an array with masked entries, which are no numbers; fill them first"
+        )
+    return array
+
+
+def float_array(name: str, given: Any) -> Array:
+    """`given` as an array of float32 or float64; integers become float64."""
+    array = real_array(name, given)
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if array.dtype not in (np.float32, np.float64):
+        raise ArgumentTypeError(
+            f"{name} must be float32 or float64, got {array.dtype}; pass"
+            f" {name}.astype(numpy.float64)"
+        )
+    return array
 
 
 def _jit_disabled() -> bool:

@@ -118,9 +118,10 @@ class OptEx:
 
     Attributes
     ----------
-    on_iterate : callable or None
-        Called without arguments, inside ``tell``, when the value and gradient of theta_t have
-        become known and theta has not moved on yet.
+    settings : Settings
+        Everything that decides the run besides the gradients.
+    state : EngineState
+        Arrays and numbers: what a saved run holds.
 
     Examples
     --------
@@ -206,7 +207,9 @@ class OptEx:
             tag=tag,
         )
         self._lock = threading.RLock()
+        self.settings, self.backend = settings, backend
         self.machine = RoundMachine(settings, x, backend)
+        self.state: EngineState = self.machine.state
         self._value_consumers = value_consumers(settings)
 
     def __getstate__(self) -> dict[str, object]:
@@ -216,21 +219,6 @@ class OptEx:
         vars(self).update(state, _lock=threading.RLock())
 
     # -- the parts of a run, to read --------------------------------------------------------------
-
-    @property
-    def settings(self) -> Settings:
-        """Everything that decides the run besides the gradients."""
-        return self.machine.settings
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that holds the vectors."""
-        return self.machine.backend
-
-    @property
-    def state(self) -> EngineState:
-        """The state: arrays and numbers."""
-        return self.machine.state
 
     @property
     def round(self) -> RoundState | None:
@@ -248,23 +236,9 @@ class OptEx:
         return self.machine.failures
 
     @property
-    def late(self) -> dict[int, Candidate]:
-        """Candidates of closed rounds that may still be told."""
-        return self.machine.late
-
-    @property
     def status(self) -> Status:
         """Why the run ended; RUNNING while it has not."""
         return self.machine.status
-
-    @property
-    def on_iterate(self) -> Callable[[], None] | None:
-        """See the class."""
-        return self.machine.on_iterate
-
-    @on_iterate.setter
-    def on_iterate(self, call: Callable[[], None] | None) -> None:
-        self.machine.on_iterate = call
 
     # -- the protocol -----------------------------------------------------------------------------
 
@@ -414,17 +388,12 @@ class OptEx:
 
     @_locked
     def stop(self, elapsed: float | None = None) -> dict[str, float]:
-        """Tell why the run is finished: ``{}`` while it is running, else what fired.
+        """Tell what ended the run, such as ``{"gtol": 1e-7}``; ``{}`` while it is running.
 
         Parameters
         ----------
         elapsed : float, optional
             Seconds since the start, on the driver's clock; compared with `max_time`.
-
-        Returns
-        -------
-        dict
-            The settings that fired with their values, such as ``{"gtol": 1e-7}``.
         """
         s, limit = self.state, self.settings.criteria.max_time
         timed = elapsed is not None and limit is not None and not s.finished
@@ -443,14 +412,9 @@ class OptEx:
 
     @_locked
     def close_round(self) -> None:
-        """Close the round without what is still pending.
+        """Close the round without what is still pending; it may be told later, as data.
 
-        Gradients of the stragglers may be told later and enter the history as data.
-
-        Raises
-        ------
-        ProtocolError
-            If no round is open or the iterate itself (slot 0) is still pending.
+        ProtocolError if no round is open or the iterate itself (slot 0) is still pending.
         """
         r = self.round
         if r is None or not (r.done[0] or (r.iterate_evaluated and any(r.done))):
@@ -459,24 +423,15 @@ class OptEx:
             )
         for i, c in enumerate(r.candidates):
             if not r.done[i]:
-                self.late[c.id] = c
+                self.machine.late[c.id] = c
                 r.done[i] = True
                 self.state.deterministic = False
         self.machine.advance()
 
     @_locked
     def add_observations(self, X: ArrayLike, G: ArrayLike) -> None:
-        """Enter gradients `G` known at points `X` into the history: a warm start.
-
-        Parameters
-        ----------
-        X, G : array_like, shape (n, d)
-            Oldest first.
-
-        Raises
-        ------
-        CapabilityError
-            If the strategy keeps no history.
+        """Enter gradients `G` known at points `X`, both of shape (n, d), oldest first, into the
+        history: a warm start. CapabilityError if the strategy keeps none.
         """
         surrogate = self.machine.surrogate
         if surrogate.history is None:
@@ -501,15 +456,7 @@ class OptEx:
 
     @_locked
     def note_time(self, seconds: float, overhead: float) -> None:
-        """Tell the clock of the round that was closed last.
-
-        Parameters
-        ----------
-        seconds : float
-            Wall clock.
-        overhead : float
-            Seconds of our own work in them.
-        """
+        """Tell the seconds of the round that was closed last, and those of our own work in them."""
         self.trace.set_last_timing(seconds, overhead)
         self.machine.surrogate.overhead = overhead / max(seconds - overhead, 1e-9)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import has_masked_entries, integer, reals, short_repr
-from optex_core.backends import is_cupy
+from optex_core._validation import integer, reals, short_repr
+from optex_core.backends import float_array, is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED
 from optex_core.engine.stopping import Criteria
@@ -67,14 +67,10 @@ def make_history(settings: Settings, d: int, dtype: np.dtype, backend: Backend) 
             e.history, d, dtype, backend, scale=settings.scale, dims=dims, eager_pairs=eager_pairs
         )
     except (MemoryError, ValueError, OverflowError) as error:
-        # ValueError: NumPy's, for sizes beyond any address
-        # integers of any length
-        rows, pairs = (
-            Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2)
-        )
+        # ValueError: NumPy's, for sizes beyond any address; Decimal: integers of any length.
+        size = Decimal(2 * e.history * d * dtype.itemsize + 24 * e.history**2) / 10**9
         raise ArgumentError(
-            f"a history of {short_repr(e.history)} rows takes {rows:.3g} GB for the "
-            f"rows and {pairs:.3g} GB for their distances, more than there is; "
+            f"a history of {short_repr(e.history)} rows takes {size:.3g} GB, more than there is; "
             "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
         ) from error
 
@@ -85,36 +81,8 @@ def as_x0(x0: Any) -> Array:
     """
     if x0 is None:
         raise ArgumentTypeError("x0 must be a vector of numbers, got None")
-    if is_cupy(x0):
-        x = x0
-    else:
-        try:
-            x = np.asarray(x0)
-        except ValueError as error:
-            raise ArgumentTypeError(
-                f"x0 must be a vector of numbers, got a ragged sequence ({error})"
-            ) from error
-    if has_masked_entries(x0):
-        raise ArgumentTypeError(
-            "x0 is an array with masked entries, which are no numbers; fill them first"
-        )
-    if x.dtype.kind in "iub":
-        x = x.astype(np.float64)
-    if x.dtype.kind == "f" and not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
-    if x.dtype not in (np.float32, np.float64):
-        if x.dtype.kind == "f":
-            raise ArgumentTypeError(
-                f"x0 must be float32 or float64, got {x.dtype}; pass x0.astype(numpy.float64)"
-            )
-        kind = (
-            "complex numbers; stack real and imaginary parts into one real vector"
-            if x.dtype.kind == "c"
-            else f"dtype {x.dtype}"
-        )
-        raise ArgumentTypeError(f"x0 must hold real numbers, got {kind}")
-    if x.ndim == 0:
-        x = x.reshape(1)
+    x = float_array("x0", x0)
+    x = x.reshape(1) if x.ndim == 0 else x
     if x.ndim != 1 or not x.size:
         raise ArgumentError(
             f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass "
@@ -233,11 +201,9 @@ def as_scale(x_scale: Any, x: Array, backend: Backend) -> Array | None:
         raise ArgumentError(
             f"x_scale must be a positive number or {len(x)} of them, got {short_repr(x_scale)}"
         ) from error
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        raise ArgumentError(
-            f"x_scale must be positive and finite, got "
-            f"{float(scale[~(np.isfinite(scale) & (scale > 0))][0])}"
-        )
+    wrong = ~(np.isfinite(scale) & (scale > 0))
+    if wrong.any():
+        raise ArgumentError(f"x_scale must be positive and finite, got {float(scale[wrong][0])}")
     return backend.copy_in(scale, x.dtype)
 
 

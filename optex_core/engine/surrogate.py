@@ -27,30 +27,8 @@ from optex_core.types import Array
 class Surrogate:
     """The kriging model of the gradient, fitted to the newest rows of the history.
 
-    Parameters
-    ----------
-    settings : Settings
-    state : EngineState
-        Read for the iterate and its optimizer state; hyperparameters are written to it.
-    optimizer : OptimizerOnBackend
-        The optimizer bound to `backend`, with the projection that bounds add.
-    bounds : BoxConstraints
-    backend : Backend
-
-    Attributes
-    ----------
-    history : History or None
-        None where the strategy uses none, and for N = 1.
-    space : ArraySpace or CoefficientSpace
-        Where predicted points live.
-    tracker : CoefficientTracker or None
-        The basis of coefficient space, where predictions live in it.
-    pending : list of (x, gradient)
-        Late gradients and the user's observations, which enter the history with the next round.
-    note : str
-        What is out of the ordinary in the fits of this round.
-    overhead : float
-        Own time over the gradients' time in the last round; 0 without a clock.
+    `state` is read for the iterate and its optimizer state; hyperparameters are written to it.
+    `optimizer` has the projection that bounds add.
     """
 
     def __init__(
@@ -64,15 +42,17 @@ class Surrogate:
         self.settings, self.backend = settings, backend
         self._state, self._bounds = state, bounds
         d, dtype = len(state.x), state.x.dtype
-        self.history: History | None = None
+        self.history: History | None = None  # where the strategy uses one, and N > 1
         if settings.strategy.uses_history and settings.parallelism > 1:
             self.history = make_history(settings, d, dtype, backend)
         self.space = make_space(
             optimizer, backend, self.history, settings.scale, settings.parallelism
         )
         self.tracker = self.space.tracker if isinstance(self.space, CoefficientSpace) else None
+        #: (x, g) of late gradients and the user's observations, which enter with the next round.
         self.pending: list[tuple[Array, Array]] = []
-        self.note, self.overhead = "", 0.0
+        self.note = ""  # what is out of the ordinary in the fits of this round
+        self.overhead = 0.0  # own time over the gradients' time in the last round, by the clock
         self._posterior: Posterior | None = None
         rows = 0 if self.history is None else self.history.capacity
         limit = MAX_ROWS_UNTHREADED if self.tracker is None else MAX_ROWS_UNTHREADED_SUBSPACE

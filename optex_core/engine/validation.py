@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import has_masked_entries, short_repr
-from optex_core.backends import is_cupy
+from optex_core._validation import short_repr
+from optex_core.backends import is_cupy, real_array
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.strategies.base import Observation
@@ -46,7 +46,7 @@ def as_gradient(gradient: object, x: Array, backend: Backend, name: str = "the g
         and gradient.shape == x.shape
     ):
         return backend.copy_in(gradient, x.dtype)
-    g = as_real_array(name, gradient)
+    g = real_array(name, gradient)
     if is_cupy(g) != is_cupy(x):
         there, here, move = (
             ("a NumPy array", "on the GPU", "asarray")
@@ -59,8 +59,6 @@ def as_gradient(gradient: object, x: Array, backend: Backend, name: str = "the g
         )
     if g.shape != x.shape and not (g.size == 1 == len(x)):
         raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
-    if g.dtype == x.dtype:
-        return backend.copy_in(g.reshape(-1), x.dtype)
     # 1e300 becomes inf in float32, which is then a failed evaluation
     with np.errstate(all="ignore"):
         return backend.copy_in(g.reshape(-1), x.dtype)
@@ -70,7 +68,7 @@ def as_observations(X: object, G: object, x: Array, backend: Backend) -> list[tu
     """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape
     (d,), whose dtype they get.
     """
-    X, G = as_real_array("X", X), as_real_array("G", G)
+    X, G = real_array("X", X), real_array("G", G)
     if X.ndim != 2 or X.shape != G.shape or X.shape[1] != len(x):
         raise ArgumentError(
             f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}"
@@ -99,23 +97,6 @@ def nonfinite_reason(observed: Observation, valued: bool, backend: Backend) -> s
             f"{host[bad[0]]} at index {bad[0]}"
         )
     return ""
-
-
-def as_real_array(name: str, given: Any) -> Array:
-    """`given` as an array of real numbers, not copied if it is one."""
-    try:
-        array = given if is_cupy(given) else np.asarray(given)
-    except ValueError as error:
-        raise ArgumentTypeError(
-            f"{name} must be an array of numbers, got a ragged sequence ({error})"
-        ) from error
-    if array.dtype.kind not in "fiu":
-        raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if has_masked_entries(given):
-        raise ArgumentTypeError(
-            f"{name} is an array with masked entries, which are no numbers; fill them first"
-        )
-    return array
 
 
 def squares_overflow(gradient: Array, backend: Backend) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from optex_core._validation import (
     reject_unknown_fields,
     short_repr,
 )
-from optex_core.backends import for_array
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.backends import float_array, for_array
+from optex_core.errors import ArgumentError
 from optex_core.model.history import History
 from optex_core.model.kernels.base import Kernel, get_kernel
 from optex_core.model.likelihood import (
@@ -150,7 +149,7 @@ class GradientEstimator:
         >>> bool(np.allclose(posterior.mean(np.zeros(3)), 0.0, atol=0.1))
         True
         """
-        X, G = _real_rows("X", X), _real_rows("G", G)
+        X, G = float_array("X", X), float_array("G", G)
         if X.ndim != 2 or X.shape != G.shape or not len(X):
             raise ArgumentError(
                 f"X and G must have one shape (n, d) with n >= 1, got {X.shape} and {G.shape}"
@@ -160,7 +159,7 @@ class GradientEstimator:
             if not (backend.all_finite(X[i]) and backend.all_finite(G[i])):
                 raise ArgumentError(f"X and G must be finite, row {i} is not")
         if x_scale is not None:
-            x_scale = backend.to_host(_real_rows("x_scale", x_scale))
+            x_scale = backend.to_host(float_array("x_scale", x_scale))
             if x_scale.shape not in ((), (d,)) or not (np.isfinite(x_scale) & (x_scale > 0)).all():
                 wanted = f"a positive finite number or {d} of them"
                 raise ArgumentError(f"x_scale must be {wanted}, got {short_repr(x_scale)}")
@@ -216,21 +215,3 @@ def fit_hyperparameters(
 def _is_recent(settings: GradientEstimator, previous: Hyperparameters) -> bool:
     """True if the likelihood is not searched in this iteration."""
     return previous.length > 0.0 and previous.age + 1 < settings.every
-
-
-def _real_rows(name: str, values: Any) -> Array:
-    """`values` as an array of float32 or float64; a GPU array stays where it is."""
-    try:
-        is_array = hasattr(values, "dtype") and hasattr(values, "reshape")
-        array = values if is_array else np.asarray(values)
-        if array.dtype.kind in "iub":
-            array = array.astype(np.float64)
-    except ValueError as error:
-        raise ArgumentTypeError(
-            f"{name} must be numbers of one shape, got a ragged sequence ({error})"
-        ) from error
-    if array.dtype not in (np.float32, np.float64):
-        raise ArgumentTypeError(
-            f"{name} must hold real numbers in float32 or float64, got dtype {array.dtype}"
-        )
-    return array

@@ -75,7 +75,7 @@ class EvaluationLoop:
         self.callback = None if callback is None else with_keyword_result(callback)
         self.progress, self.manager = progress, manager
         self.min_nfev = int(has_value)
-        engine.on_iterate = self._report
+        engine.machine.on_iterate = self._report
         self.user_error: BaseException | None = None
         #: (id, attempt) of what is awaited, and of what was abandoned but still runs.
         self.outstanding: set[tuple[int, int]] = set()
@@ -326,7 +326,13 @@ class EvaluationLoop:
         limit = engine.settings.criteria.max_evals
         if limit is None or r is None:
             return math.inf
-        return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
+        return (
+            limit
+            - engine.state.njev
+            - njev
+            - (len(r.done) - sum(r.done) - 1)
+            - len(engine.machine.late)
+        )
 
     def _use_as_final(self, c: Candidate, njev: int) -> None:
         """Close with theta_t's evaluation where retries have taken what the budget kept for that.
@@ -375,7 +381,7 @@ class EvaluationLoop:
         if c is not None and self._retry(c, attempt, str(error), result, timed=True):
             return
         counts = {"nfev": self.min_nfev, "njev": 1, "timed": True}
-        if c is None and id_ not in engine.late:
+        if c is None and id_ not in engine.machine.late:
             self._apply({"do": "count", **counts})
         else:
             self._apply({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)

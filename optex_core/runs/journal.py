@@ -105,7 +105,7 @@ def find_pending(engine: OptEx, id_: int | None) -> Candidate | None:
     """The candidate of the open round, or late, that a record is about."""
     candidates = [
         *(engine.round.candidates if engine.round is not None else []),
-        *engine.late.values(),
+        *engine.machine.late.values(),
     ]
     return next((c for c in candidates if c.id == id_), None)
 

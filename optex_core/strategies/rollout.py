@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
 import numpy as np
@@ -37,33 +36,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """What a strategy sees of a run. Nothing in it may be written.
+    """What a strategy sees of a run. Nothing in it may be written."""
 
-    Attributes
-    ----------
-    parallelism : int
-        N, the most points of an iteration.
-    x : array, shape (d,)
-        theta_t.
-    state : object
-        The optimizer's state at theta_t.
-    posterior : callable
-        ``posterior()``: the estimator fitted to the history as it is now; None where there is
-        nothing to predict from.
-    space : PredictionSpace
-        Where predicted points live.
-    project : callable
-        A point projected onto the bounds; the point itself without any.
-    overhead : float
-        Overhead over the gradients' time in the last iteration, where it was measured; else 0.
-    """
-
-    parallelism: int
-    x: Array
-    state: object
+    parallelism: int  # N, the most points of an iteration
+    x: Array  # theta_t, shape (d,)
+    state: object  # the optimizer's state at theta_t
+    #: The estimator fitted to the history as it is now; None where nothing can be predicted.
     posterior: Callable[[], Posterior | None]
-    space: PredictionSpace
+    space: PredictionSpace  # where predicted points live
+    #: A point projected onto the bounds; the point itself without any.
     project: Callable[[Array], Array]
+    #: Overhead over the gradients' time in the last iteration, where it was measured; else 0.
     overhead: float = 0.0
 
     @property
@@ -111,17 +94,11 @@ class EngineView:
         posterior: Posterior | None = None,
         path: Sequence[Vector] = (),
     ) -> Rollout:
-        """At most `steps` optimizer steps with the gradients that the posterior estimates.
+        """At most `steps` optimizer steps with the gradients that the posterior (by default
+        ``self.posterior()``; without one none) estimates.
 
-        Parameters
-        ----------
-        steps : int
-        x, state : array and object, optional
-            Where they begin; theta_t by default.
-        posterior : Posterior, optional
-            ``self.posterior()`` by default. Where that is None no step can be taken.
-        path : sequence, optional
-            Points of a `Path` to measure distances from.
+        They begin at `x` and the optimizer's `state` there, by default theta_t; `path` has points
+        of a `Path` to measure distances from.
         """
         space, z = self.space, self.x if x is None else x
         if steps > 0 and posterior is None:
@@ -156,25 +133,14 @@ class EngineView:
 
 @final
 class Path:
-    """Predicted points z_0, z_1, ... with what is needed of them later.
-
-    Attributes
-    ----------
-    points, means : lists
-        As the prediction space holds them; None for means that were not kept.
-    states : dict
-        Index -> the optimizer's state there, where it was kept.
-    at : sequence of int
-        Indices of the points that are evaluated, in slot order.
-    """
-
-    __slots__ = ("_posterior", "_space", "at", "means", "points", "states")
+    """Predicted points z_0, z_1, ... with what is needed of them later."""
 
     def __init__(self, start: Rollout) -> None:
         self._space, self._posterior = start.space, start.posterior
-        self.points, self.states = [start.point], {0: start.point_state}
-        self.means: list[Vector | None] = []
-        self.at: Sequence[int] = ()
+        self.points = [start.point]  # as the prediction space holds them
+        self.states = {0: start.point_state}  # index -> the optimizer's state there, where kept
+        self.means: list[Vector | None] = []  # None where they were not kept
+        self.at: Sequence[int] = ()  # indices of the points that are evaluated, in slot order
 
     def __len__(self) -> int:
         return len(self.points)
@@ -225,26 +191,11 @@ class Path:
 
 
 class Rollout(ABC):
-    """Optimizer steps one after the other: the estimated gradient at x, then the step with it.
+    """At most `steps` optimizer steps one after the other: the estimated gradient at x, then the
+    step with it.
 
-    Parameters
-    ----------
-    space : PredictionSpace
-    posterior : Posterior or None
-        None: no step can be taken.
-    x, state : vector and object
-        Where they begin, and the optimizer's state there, as the space holds them.
-    steps : int
-        The most that can be taken.
-    path : sequence
-        z_0, z_1, ... to measure distances from.
-
-    Attributes
-    ----------
-    taken : int
-        Steps taken.
-    distances : float64 array, shape (n,), or None
-        Squared kernel distances of x to the rows, where the last step computed them.
+    `x` and `state` are where they begin, as the space holds them; `path` has z_0, z_1, ... to
+    measure distances from. Without a posterior no step can be taken.
     """
 
     def __init__(
@@ -257,6 +208,7 @@ class Rollout(ABC):
         path: Sequence[Vector] = (),
     ) -> None:
         self.space, self.posterior, self.steps, self.taken = space, posterior, steps, 0
+        #: Squared kernel distances of x to the rows, shape (n,), where the last step computed them.
         self.distances: np.ndarray | None = None
         self._x: Any = x
         self._state, self._path = state, path
@@ -367,15 +319,8 @@ class FusedRollout(Rollout):
 
 @final
 class ArraySpace:
-    """Predicted points, gradients and optimizer states as arrays, and what is done with them.
-
-    Parameters
-    ----------
-    optimizer : OptimizerOnBackend
-    backend : Backend
-    history : History, optional
-    scale : array, shape (d,), optional
-        Units of the parameters.
+    """Predicted points, gradients and optimizer states as arrays, and what is done with them;
+    `scale`, shape (d,), are the units of the parameters.
     """
 
     def __init__(
@@ -454,10 +399,6 @@ class ArraySpace:
 
 def equally_spaced(length: int, count: int) -> list[int]:
     """At most `count` different indices of ``range(length)``, 0 and the last included."""
-    return list(_equally_spaced(length, count))
-
-
-@lru_cache(maxsize=1024)
-def _equally_spaced(length: int, count: int) -> tuple[int, ...]:
-    at = np.round(np.linspace(0, length - 1, min(count, length)))
-    return tuple(sorted({int(i) for i in at}))
+    n = min(count, length)
+    step = (length - 1) / max(n - 1, 1)
+    return sorted({round(i * step) for i in range(n)})

@@ -22,13 +22,13 @@ def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
     answer(engine, a)
     engine.close_round()
     rows = engine.machine.surrogate.history.total
-    assert sorted(engine.late) == [c.id, d.id]
+    assert sorted(engine.machine.late) == [c.id, d.id]
     assert engine.result().nit == 4
     assert not engine.result().deterministic
     answer(engine, c)
     engine.tell(d.id, error=RuntimeError("too late"))
     assert len(engine.failures) == 1
-    assert engine.late == {}
+    assert engine.machine.late == {}
     with pytest.raises(ProtocolError, match="told already"):
         answer(engine, c)
     rounds(engine, 1)

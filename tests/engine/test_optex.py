@@ -241,7 +241,7 @@ def test_attempts_are_counted_and_leave_the_point_pending():
 def test_the_hook_sees_every_iterate_once_with_its_value(strategy, turn):
     engine = engine_of(strategy=strategy, maxiter=5)
     seen = []
-    engine.on_iterate = lambda: seen.append(engine.result())
+    engine.machine.on_iterate = lambda: seen.append(engine.result())
     while not engine.stop():
         for c in engine.ask()[::turn]:
             answer(engine, c)
@@ -260,7 +260,7 @@ def test_a_hook_that_raises_loses_nothing(strategy):
     def fails():
         raise KeyError("mine")
 
-    engine.on_iterate = fails
+    engine.machine.on_iterate = fails
     told = 0
     while told < plain.njev:
         for c in engine.ask():

@@ -269,7 +269,7 @@ class Protocol(RuleBasedStateMachine):
         assert s.njev + len(self.late) <= self.criteria.get("max_evals", math.inf) + getattr(
             self, "retold", 0
         )
-        assert set(self.engine.late) <= set(self.late) | set(self.pending)
+        assert set(self.engine.machine.late) <= set(self.late) | set(self.pending)
 
     @invariant()
     def the_result_is_true(self):

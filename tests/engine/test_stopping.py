@@ -105,7 +105,7 @@ def test_within_an_iteration_of_several_asks_the_result_claims_nothing_it_does_n
 def test_step_and_steps_of_a_row_describe_the_iteration():
     engine = engine_of(strategy="target", parallelism=4)
     points = []
-    engine.on_iterate = lambda: points.append(engine.result().x)
+    engine.machine.on_iterate = lambda: points.append(engine.result().x)
     rounds(engine, 12)
     lengths = [
         np.linalg.norm(b - a) for a, b in zip(points, [*points[1:], engine.result().x], strict=True)
