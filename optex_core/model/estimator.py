@@ -1,14 +1,7 @@
 """Settings of the gradient estimate, and the fit of its hyperparameters.
 
-Notes
------
-float32 rows against the same numbers held as float64: distances, weights and sums are float64 for
-both; tests/helpers/float32_bounds.py has the bound of what is left. With u = 2^-24 the points of an
-iteration differ by e_{s+1} <= (1 + rate L) e_s + rate |d mu| + 3 u |z_{s+1}|, L the slope of mu; on
-coefficients by u |z_{s+1}| in place of three. The first iterations of a run differ by what rounding
-of the data does: at most 2 max_m |x_64^(m) - x_64| + u |x_64| over float64 runs m whose points and
-gradients are moved by u. These hold at given hyperparameters: the likelihood's choice on its grid
-may flip.
+Rows may be float32: distances, weights and sums are float64 for both, and
+tests/helpers/float32_bounds.py has the bound of what rounding leaves.
 """
 
 from __future__ import annotations

@@ -32,23 +32,19 @@ SQUARE_RANGE = float(np.finfo(np.float64).tiny), 1e-6 * float(np.finfo(np.float6
 
 @final
 class History:
-    """A ring buffer of rows with its pair matrices.
+    """A ring buffer of `capacity` rows with its pair matrices.
 
     Parameters
     ----------
-    capacity, d : int
-        T0, the number of rows kept, and the number of parameters.
     dtype : dtype
         Of the rows: float32 or float64; the pair matrices are float64 always.
-    backend : Backend
     scale : array, shape (d,), optional
         Units of the parameters: distances are taken in theta / scale, gradients in scale g.
     dims : int array, shape (k,), optional
         The coordinates that kernel distances are taken on, for all rows. None: all.
     eager_pairs : bool, default False
         True: D, E, M and the norms of new rows are computed in one pass. False: E, M and norms (D
-        too, with `dims`) when they are read. At d = 1e6 with 50 rows and 5 new ones in float32, D
-        alone takes 13 ms on two cores, all three together 42.
+        too, with `dims`) when they are read: at d = 1e6 D alone takes a third of the time.
 
     Attributes
     ----------

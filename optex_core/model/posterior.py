@@ -31,38 +31,18 @@ if TYPE_CHECKING:
 class Posterior:
     """The gradient estimate given the rows of a history.
 
-    It reads the rows when asked, so it is valid until the next row is appended.
-
-    Parameters
-    ----------
-    settings : GradientEstimator
-        With `history` and `mean` filled in.
-    history : History
-        At least one row.
-    hyper : Hyperparameters
-
-    Attributes
-    ----------
-    constant : bool
-        The prior mean is fitted: the weights sum to one.
-    system : KrigingSystem or None
-        None where the estimate is a fallback.
-    fallback : str
-        "" or why the estimate is one gradient everywhere: the mean of all where all rows coincide,
-        the newest where no jitter made the system usable.
-    curvature : float
-        gamma in use.
-    noise : float
-        lambda in use: the tuned value, or that of the jitter ladder.
+    It reads the rows, at least one, when asked: it is valid until the next row is appended. In
+    `settings` the prior mean is filled in; with `constant` it is fitted: the weights sum to one.
     """
 
     def __init__(
         self, settings: GradientEstimator, history: History, hyper: Hyperparameters
     ) -> None:
         self.settings, self.history, self.hyper = settings, history, hyper
-        self.constant, self.n, self.fallback = settings.mean != "zero", history.n, ""
+        self.constant, self.n = settings.mean != "zero", history.n
+        self.fallback = ""  # or why the estimate is one gradient everywhere
         self.kernel = get_kernel(settings.kernel)
-        self.system: KrigingSystem | None = None
+        self.system: KrigingSystem | None = None  # None where the estimate is a fallback
         self._amplitude: float | None = None
         if hyper.length <= 0.0:
             self.fallback = "all rows coincide: the mean of their gradients is repeated"
@@ -74,6 +54,7 @@ class Posterior:
                 )
             except IllConditioned as error:
                 self.fallback = f"{error}: the newest gradient is repeated"
+        # gamma and lambda in use.
         self.curvature = 0.0 if self.system is None else hyper.curvature
         self.noise = hyper.noise if self.system is None else self.system.noise
 

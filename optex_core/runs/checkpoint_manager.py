@@ -48,20 +48,8 @@ logger = logging.getLogger("optex_core")
 class CheckpointManager:
     """Keeps a run on disk while it goes on; a context that holds the run's lock.
 
-    Parameters
-    ----------
-    path : path-like
-        The save.
-    save_interval : int or float or None, default None
-        A save after so many iterations (int, None: 1) or seconds (float).
-    resume : bool, default False
-        Continue the run at `path` if there is one; else an existing one is refused.
-
-    Attributes
-    ----------
-    recovered : RecoveredRun or None
-        The run to continue.
-    last_saved_iteration : int
+    `save_interval` counts iterations (int, None: 1) or seconds (float). With `resume` the run at
+    `path`, if there is one, is `recovered` and goes on; else an existing one is refused.
     """
 
     def __init__(

@@ -47,18 +47,8 @@ T = TypeVar("T")
 class EvaluationLoop:
     """Runs an engine on an evaluator: submits candidates, tells results, keeps the clock.
 
-    Parameters
-    ----------
-    engine : OptEx
-    evaluator : Evaluator
-    policy : FailurePolicy
-    callback : callable or None
-        As `optex_core.minimize` takes it.
-    progress : Progress
-    manager : CheckpointManager or None
-        Keeps the run on disk.
-    has_value : bool, default True
-        Every evaluation calls the objective for its value at least once.
+    `callback` is that of `optex_core.minimize`; with `has_value` every evaluation calls the
+    objective for its value at least once.
     """
 
     def __init__(
@@ -91,11 +81,8 @@ class EvaluationLoop:
     def run(self) -> Result:
         """Run until the engine stops.
 
-        Raises
-        ------
-        EvaluationError
-            The evaluation at the iterate failed, or too many did; under ``on_error="raise"`` what
-            the objective raised.
+        EvaluationError if the evaluation at the iterate failed, or too many did; under
+        ``on_error="raise"`` what the objective raised.
         """
         engine, manager, whole = self.engine, self.manager, True
         try:
@@ -326,13 +313,8 @@ class EvaluationLoop:
         limit = engine.settings.criteria.max_evals
         if limit is None or r is None:
             return math.inf
-        return (
-            limit
-            - engine.state.njev
-            - njev
-            - (len(r.done) - sum(r.done) - 1)
-            - len(engine.machine.late)
-        )
+        pending = len(r.pending) - 1 + len(engine.machine.late)
+        return limit - engine.state.njev - njev - pending
 
     def _use_as_final(self, c: Candidate, njev: int) -> None:
         """Close with theta_t's evaluation where retries have taken what the budget kept for that.

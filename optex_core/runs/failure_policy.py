@@ -41,13 +41,7 @@ class FailurePolicy:
         self.grace = 0.0 if grace is None else nonnegative("grace", grace)
 
     def check_evaluator(self, evaluator: Evaluator, workers: object, vectorized: bool) -> None:
-        """Refuse clocks that the evaluator cannot obey.
-
-        Raises
-        ------
-        CapabilityError
-            A timeout or a quorum for evaluations that run while the run waits.
-        """
+        """Refuse a timeout or a quorum for evaluations that run while the run waits."""
         given = (("timeout", self.timeout), ("quorum", self.quorum))
         clocks = [f"{name}={short_repr(value)}" for name, value in given if value is not None]
         if clocks and not evaluator.asynchronous:

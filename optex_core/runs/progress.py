@@ -49,14 +49,8 @@ def format_progress(result: Result, seconds: float) -> str:
 class Progress:
     """What ``progress=`` asks for, as a context.
 
-    Parameters
-    ----------
-    progress : bool or callable
-        True: a line on standard error, rewritten in place by tqdm on a terminal, else written
-        every 5 seconds. Without a standard error that can be written there is none. A callable
-        gets every intermediate result.
-    text : callable
-        ``text(result, seconds)``: the line.
+    True: ``text(result, seconds)`` on standard error, in place by tqdm on a terminal, else
+    written every 5 seconds. A callable gets every intermediate result.
     """
 
     def __init__(

@@ -2,13 +2,10 @@
 
 Notes
 -----
-Halving the trust radius whenever the value rose after a window of several steps (and raising it
-again by 1.3) cost 4 % of the speed-up over 13 cases and did not help the one that is slower than
-its optimizer (heavy ball at 3.6 / L, N = 2). One huge gradient far along the window ruins the fit
-of all others: Rosenbrock, d = 50, momentum 0.9 at 8e-4, N = 5 diverged without the outlier test,
-whose factor could be 3 or 30 in two other cases. With N in place of 3 points in the cold start
-Nesterov and Rosenbrock lost an iteration or two; with 1 the geometric mean of the speed-ups fell
-from 5.78 to 5.56.
+Halving the trust radius whenever the value rose after a window of several steps cost 4 % of the
+speed-up over 13 cases. One huge gradient far along the window ruins the fit of all others:
+Rosenbrock (d = 50, momentum 0.9 at 8e-4, N = 5) diverged without the outlier test. With one point
+in the cold start the geometric mean of the speed-ups fell from 5.78 to 5.56.
 """
 
 from __future__ import annotations

@@ -52,9 +52,8 @@ class Verified(Strategy):
 
     Notes
     -----
-    Not in the paper. Measured: 15 noise-free problems, 4.4 x (N = 2) and 5.3 x (N = 5) fewer
-    iterations than the optimizer alone. Halving the window after an iteration that took too long
-    swung between 0.75 and 1.5 times the allowed share.
+    Not in the paper. On 15 noise-free problems 4.4 x (N = 2) and 5.3 x (N = 5) fewer iterations
+    than the optimizer alone.
     """
 
     name: ClassVar[str] = "verified"

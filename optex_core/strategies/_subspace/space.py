@@ -8,10 +8,8 @@ optimizer alone; their coefficients are tracked beside.
 Notes
 -----
 With rho = 1e-12 rounding grows by 1e5 and more an iteration, so runs on coefficients and on arrays
-part: Rosenbrock, d = 5, `paper` by values, Nesterov, 12 iterations: 8e-9; moving each gradient by
-one unit in the last place moves a run on arrays by 1.8e-8. Iterations to a goal stay the same: 12
-quadratics (d = 300 and 3,000, condition 1e2 and 1e3, SGD and Nesterov, N = 5), three strategies,
-three goals each, are equal in all of float64 but one, and within three iterations in float32.
+part, as runs on arrays do whose gradients are moved by one unit in the last place. Iterations to a
+goal stay the same (12 quadratics, three strategies, three goals: one differs in float64).
 
 A scale D of the parameters has no simple counterpart: in y = theta / D an SGD step is
 y - rate D^-2 (D g), so that D^-2 g_i, D^-4 g_i, ... enter the span with each step.
@@ -69,18 +67,7 @@ def make_space(
 
 @final
 class CoefficientSpace:
-    """`ArraySpace` on coefficients; what has no known coefficients is an array.
-
-    Parameters
-    ----------
-    arrays : ArraySpace
-    history : History
-
-    Attributes
-    ----------
-    tracker : CoefficientTracker
-    basis : SubspaceBasis
-    """
+    """`ArraySpace` on coefficients; what has no known coefficients is an array."""
 
     def __init__(self, arrays: ArraySpace, history: History) -> None:
         self._arrays, self.backend = arrays, arrays.backend
