@@ -61,7 +61,7 @@ DOOR = [
     case("x0 objects", "x0 must hold real numbers, got dtype object", x0=[None, 1.0]),
     case("x0 dict", "x0 must hold real numbers, got dtype object", x0={"a": 1.0}),
     case(
-        "x0 ragged", "x0 must be a vector of numbers, got a ragged sequence", x0=[[1.0], [1.0, 2.0]]
+        "x0 ragged", "x0 must be an array of numbers, got a ragged sequence", x0=[[1.0], [1.0, 2.0]]
     ),
     case("x0 empty", r"d >= 1, got shape \(0,\)", x0=[]),
     case("x0 matrix", r"got shape \(2, 2\); pass x0.ravel\(\)", x0=np.ones((2, 2))),
