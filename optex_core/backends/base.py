@@ -234,7 +234,7 @@ class Backend(ABC):
         (`constant`), else its `profile`, as a `Formula` has them; the `rule` takes so many `slots`
         and `scalars`. The result is called as ``rollout(K, rows, ages, thetas, gradients, center,
         transposed, numbers, scalars, points, slots, means, noise_factors) -> steps``.
-        `model.subspace.vectors` describes the first five, `model.kriging` the next two; `numbers`
+        `model.subspace` describes the first five, `model.kriging` the next two; `numbers`
         are 1 / length^2, 1 / h0, the curvature and the largest finite squared length; `scalars`
         (S, .) are those of each step. It starts at ``points[0]``, ``slots[0]`` in arrays of S + 1,
         and ends where a point is not finite.
