@@ -17,14 +17,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
+from evaluating import need
 
 import optex_core
-
-
-def need(library):
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
 
 
 def holds(library, condition, change, where):

@@ -16,11 +16,11 @@ from optex_core.problems import PROBLEMS
 from optex_core.strategies import STRATEGIES
 
 FOLDERS = [
-    pytest.param(ox.optimizers, OPTIMIZERS, id="optimizers"),
-    pytest.param(ox.optimizers, WRAPPERS, id="wrappers"),
-    pytest.param(ox.kernels, KERNELS, id="kernels"),
-    pytest.param(ox.strategies, STRATEGIES, id="strategies"),
-    pytest.param(ox.problems, PROBLEMS, id="problems"),
+    (ox.optimizers, OPTIMIZERS),
+    (ox.optimizers, WRAPPERS),
+    (ox.kernels, KERNELS),
+    (ox.strategies, STRATEGIES),
+    (ox.problems, PROBLEMS),
 ]
 
 

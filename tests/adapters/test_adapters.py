@@ -4,11 +4,11 @@ gradients, the same bits from every worker.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 import numpy as np
 import pytest
+from evaluating import need
 
 import optex_core as ox
 from optex_core.adapters.call_signature import takes_seed
@@ -21,11 +21,6 @@ from optex_core.errors import (
 )
 
 H = np.array([1.0, 0.5, 0.1])
-
-
-def need(library):
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
 
 
 def expected(**options):

@@ -228,10 +228,7 @@ class Table(Kernel):
 
 @pytest.mark.parametrize(
     ("optimizer", "settings"),
-    [
-        pytest.param(ox.Adam(0.05), {"kernel": Table()}, id="kernel without lines"),
-        pytest.param(ox.ClipByNorm(ox.Adam(0.05), 1.0), {}, id="wrapper"),
-    ],
+    [(ox.Adam(0.05), {"kernel": Table()}), (ox.ClipByNorm(ox.Adam(0.05), 1.0), {})],
 )
 def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, settings):
     assert isinstance(rollout(numba, optimizer, **settings), PlainRollout)

@@ -5,7 +5,6 @@ workers may die where the library survives it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clocks import only_these_take_too_long
+from evaluating import finish, need
 
 import optex_core as ox
 from optex_core.adapters.objective import make_objective
@@ -92,11 +92,6 @@ def run(code, *command, cwd, arguments=()):
         check=False,
         stdin=subprocess.DEVNULL,
     )
-
-
-def need(library):
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
 
 
 # -- MPI -------------------------------------------------------------------------------------------
@@ -214,13 +209,6 @@ def client(cluster):
 
 def candidates(n, d):
     return [Candidate(i, np.full(d, float(i)), 100 + i, 0, i) for i in range(n)]
-
-
-def finish(evaluator):
-    outcomes = []
-    while evaluator.pending:
-        outcomes += evaluator.next(timeout=60)
-    return sorted(outcomes, key=lambda o: o.candidate.id)
 
 
 # Dask warns about tasks of 10 MB: not about these.

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from evaluating import finish
 
 import optex_core as ox
 from optex_core.adapters.objective import make_objective
@@ -27,13 +28,6 @@ def fun(x, *, seed):
 
 def candidates(n, first=0):
     return [Candidate(first + i, np.array([1.0, -2.0, 0.5]) + i, 100 + i, 0, i) for i in range(n)]
-
-
-def finish(evaluator):
-    outcomes = []
-    while evaluator.pending:
-        outcomes += evaluator.next(timeout=60)
-    return sorted(outcomes, key=lambda o: o.candidate.id)
 
 
 def spread(function, workers, jac="2-point", parallelism=2, **options):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluating import finish
 from fresh_python import python
 
 import optex_core as ox
@@ -77,13 +78,6 @@ def fails_at_two(x):
 
 def raises_mesh_error(x):
     raise MeshError("the wing", 7)
-
-
-def finish(evaluator):
-    outcomes = []
-    while evaluator.pending:
-        outcomes += evaluator.next()
-    return sorted(outcomes, key=lambda o: o.candidate.id)
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +191,6 @@ def test_exceptions_that_do_not_unpickle_do_not_break_the_pool(workers):
             assert isinstance(outcome.error, (MeshError, EvaluationError))
 
 
-@pytest.mark.parametrize("workers", ["none", "integer", "thread_pool", "map"], indirect=True)
-def test_a_wrong_return_is_reported_as_the_users_bug(workers):
-    with make_evaluator(make_objective(lambda x: 3.0, x0=X), workers) as evaluator:
-        evaluator.submit(candidates(1))
-        (outcome,) = evaluator.next()
-    assert isinstance(outcome.error, ObjectiveError)
-
-
 # -- serial and batched ----------------------------------------------------------------------------
 
 
@@ -217,15 +203,6 @@ def test_serial_evaluates_one_candidate_per_call_and_drops_the_rest():
     assert (len(calls), evaluator.pending) == (1, 2)
     assert evaluator.drain() == []
     assert (len(calls), evaluator.pending) == (1, 0)
-
-
-@pytest.mark.parametrize("workers", ["none", "threads", "map"], indirect=True)
-def test_waiting_for_nothing_is_an_error(workers):
-    with (
-        make_evaluator(make_objective(noisy, x0=X), workers) as evaluator,
-        pytest.raises(ProtocolError, match="none was submitted"),
-    ):
-        evaluator.next()
 
 
 class Abort(BaseException):

@@ -18,7 +18,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.errors import ArgumentError, ArgumentTypeError, ProtocolError
-from optex_core.optimizers._pytree import tree_leaves
+from optex_core.testing.assertions import same_bits
 
 SHAPES = {"w": (40, 24), "v": (24, 16), "b": (24,)}
 D = 40 * 24 + 24 * 16 + 24
@@ -47,13 +47,6 @@ def expected():
     return walked(ox.Shampoo(0.05, **SETTINGS))
 
 
-def same(one, two):
-    left, right = tree_leaves(one), tree_leaves(two)
-    return all(
-        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
-    )
-
-
 @pytest.mark.parametrize("workers", [1, 2, "threads", "executor"])
 def test_one_worker_many_and_none_have_the_same_bits(workers, expected):
     own = ThreadPoolExecutor(3) if workers == "executor" else None
@@ -61,7 +54,7 @@ def test_one_worker_many_and_none_have_the_same_bits(workers, expected):
         found = walked(ox.Shampoo(0.05, **SETTINGS, roots=pool))
         assert pool.begun > 10
         assert pool.inline == 0
-    assert same(found, expected)
+    assert same_bits(found, expected)
     if own is not None:
         assert own.submit(int).result() == 0  # a user's pool is never shut down
         own.shutdown()
@@ -74,7 +67,7 @@ def test_standard_process_pools_serve_too(expected):
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own,
         ox.RootPool(own, shares=2) as pool,
     ):
-        assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
+        assert same_bits(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
         assert pool.inline == 0
 
 
@@ -84,7 +77,9 @@ def test_a_run_may_change_its_workers_in_the_middle(expected):
         assert any(job is not None for job in state.pending)
     x, state = walked(ox.Shampoo(0.05, **SETTINGS), 3, state, x, 7)
     with ox.RootPool("threads") as pool:
-        assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool), 4, state, x, 10), expected)
+        assert same_bits(
+            walked(ox.Shampoo(0.05, **SETTINGS, roots=pool), 4, state, x, 10), expected
+        )
 
 
 def test_killed_workers_lose_nothing(expected, caplog):
@@ -95,7 +90,7 @@ def test_killed_workers_lose_nothing(expected, caplog):
             os.kill(pid, signal.SIGKILL)
         x, state = walked(optimizer, 4, state, x, 6)
         found = walked(optimizer, 4, state, x, 10)
-    assert same(found, expected)
+    assert same_bits(found, expected)
     # the loss may show at the next sending, which renews the pool
     assert "computed in place" in caplog.text or pool.inline == 0
 
@@ -164,7 +159,7 @@ def test_what_was_out_when_the_loss_of_another_part_ended_the_pool_is_computed_i
         ox.RootPool(Ended(), shares=2) as pool,
         caplog.at_level(logging.WARNING, logger="optex_core"),
     ):
-        assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
+        assert same_bits(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
         assert pool.inline > 10
     assert "with the same bits" in caplog.text
 
@@ -175,7 +170,7 @@ def test_a_pool_that_was_shut_down_by_its_owner_is_said_and_replaced_by_this_thr
     own = ThreadPoolExecutor(1)
     own.shutdown()
     with ox.RootPool(own) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
-        assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
+        assert same_bits(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
         assert pool.inline > 10
     assert "roots are computed in place" in caplog.text
 
@@ -188,7 +183,7 @@ def test_a_closed_pool_is_refused_and_what_was_in_flight_is_kept(expected):
     pool.close()
     with pytest.raises(ProtocolError, match="this RootPool is closed"):
         walked(optimizer, 3, state, x, 7)
-    assert same(walked(ox.Shampoo(0.05, **SETTINGS), 7, state, x, 7), expected)
+    assert same_bits(walked(ox.Shampoo(0.05, **SETTINGS), 7, state, x, 7), expected)
 
 
 def test_jobs_are_forgotten_with_the_states_that_held_them():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluating import finish
 from fresh_python import run_python
 
 from optex_core.adapters.objective import make_objective
@@ -36,13 +37,6 @@ def fun(x, *, seed):
 
 def candidates(n, d=D, dtype=float):
     return [Candidate(i, np.full(d, float(i), dtype), 100 + i, 0, i) for i in range(n)]
-
-
-def finish(evaluator):
-    outcomes = []
-    while evaluator.pending:
-        outcomes += evaluator.next()
-    return sorted(outcomes, key=lambda o: o.candidate.id)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import inspect
 import numpy as np
 
 from optex_core.optimizers._kronecker.matrix_jobs import solve_job
-from optex_core.optimizers._pytree import tree_leaves
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
 D = 24 + 4 + 1 + 20
@@ -45,13 +44,3 @@ def walked(optimizer, steps=25, x=None, state=None, first=0, backend=None, trust
         x, state = optimizer.step(x, g, state, **keywords)
         path.append(x)
     return path, state
-
-
-def same_bits(a, b):
-    left, right = tree_leaves(a), tree_leaves(b)
-    return len(left) == len(right) and all(
-        type(p) is type(q)
-        and getattr(p, "dtype", None) == getattr(q, "dtype", None)
-        and np.asarray(p).tobytes() == np.asarray(q).tobytes()
-        for p, q in zip(left, right, strict=True)
-    )

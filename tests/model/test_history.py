@@ -7,8 +7,6 @@ from decimal import localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError
@@ -38,40 +36,6 @@ def pairs(X, G, scale=None):
             rounded(((dg * s) ** 2).sum(2)),
             rounded((dx * dg).sum(2)),
         )
-
-
-def check(history, X, G, scale=None):
-    n, d = X.shape
-    D, E, M = pairs(X, G, scale)
-    # Differences are rounded once (nothing more cancels), squares and sums of d terms: (d + 6) eps
-    # of the sum of magnitudes.
-    bound = (d + 6) * EPS
-    assert np.all(np.abs(history.D[:n, :n] - D) <= bound * D)
-    assert np.all(np.abs(history.E[:n, :n] - E) <= bound * E)
-    assert np.all(np.abs(history.M[:n, :n] - M) <= bound * np.sqrt(D * E))
-    sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
-    assert np.allclose(
-        history.squared_norms[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0
-    )
-
-
-@given(
-    n=st.integers(1, 8),
-    d=st.integers(1, 40),
-    seed=st.integers(0, 2**32 - 1),
-    scaled=st.booleans(),
-    dtype=st.sampled_from((np.float32, np.float64)),
-)
-def test_pair_matrices(n, d, seed, scaled, dtype):
-    rng = np.random.default_rng(seed)
-    X, G = (rng.normal(size=(n, d)).astype(dtype) for _ in range(2))
-    scale = np.exp(3 * rng.normal(size=d)).astype(dtype) if scaled else None
-    history = filled(X, G, scale=scale)
-    check(history, X, G, scale)
-    assert history.S is history.D
-    assert all(
-        np.array_equal(m, m.T) and not m.diagonal().any() for m in (history.D, history.E, history.M)
-    )
 
 
 def test_rows_that_left_leave_nothing_behind():

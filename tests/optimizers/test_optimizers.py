@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._pytree import tree_leaves
 from optex_core.optimizers.adabelief import AdaBelief
 from optex_core.optimizers.adadelta import Adadelta
 from optex_core.optimizers.adagrad import Adagrad
@@ -30,6 +29,7 @@ from optex_core.optimizers.radam import RAdam
 from optex_core.optimizers.rmsprop import RMSprop
 from optex_core.optimizers.schedules import Cosine, ReduceOnPlateau, WarmUp
 from optex_core.optimizers.sgd import SGD
+from optex_core.testing.assertions import same_bits
 from optex_core.testing.reference.steps import RULES
 
 REFERENCE = json.loads(
@@ -87,16 +87,6 @@ def walked(
         x, state = optimizer.step(x, np.array(gradient(x.tolist()), dtype), state)
         path.append(x)
     return path
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    left, right = tree_leaves(a), tree_leaves(b)
-    return len(left) == len(right) and all(
-        type(p) is type(q)
-        and getattr(p, "dtype", None) == getattr(q, "dtype", None)
-        and np.asarray(p).tobytes() == np.asarray(q).tobytes()
-        for p, q in zip(left, right, strict=True)
-    )
 
 
 # -- references ------------------------------------------------------------------------------------
@@ -246,78 +236,43 @@ def test_a_wrong_rate_is_named_at_its_step():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        pytest.param(lambda: SGD(0.0), "learning_rate must be a number > 0", id="rate-zero"),
-        pytest.param(lambda: SGD(True), "learning_rate must be a number, got True", id="rate-bool"),
-        pytest.param(lambda: SGD(Cosine), r"got the class Cosine; write Cosine\(", id="rate-class"),
-        pytest.param(
-            lambda: SGD(math.nan), "learning_rate must be a number > 0, got nan", id="rate-nan"
-        ),
-        pytest.param(
-            lambda: SGD(0.1, momentum=1.0),
-            "momentum must be a number >= 0 and < 1",
-            id="sgd-momentum",
-        ),
-        pytest.param(
-            lambda: SGD(0.1, nesterov=True), "nesterov=True needs momentum > 0", id="sgd-nesterov"
-        ),
-        pytest.param(
-            lambda: Adagrad(initial_accumulator=-1.0),
-            "initial_accumulator must be a number >= 0",
-            id="adagrad-accumulator",
-        ),
-        pytest.param(lambda: Adagrad(eps=math.inf), "eps must be a number >= 0", id="adagrad-eps"),
-        pytest.param(
-            lambda: Adadelta(rho=1.0), "rho must be a number >= 0 and < 1", id="adadelta-rho"
-        ),
-        pytest.param(lambda: Adadelta(eps=0.0), "eps must be a number > 0", id="adadelta-eps"),
-        pytest.param(
-            lambda: RMSprop(alpha=-0.1), "alpha must be a number >= 0 and < 1", id="rmsprop-alpha"
-        ),
-        pytest.param(
-            lambda: RMSprop(momentum=2),
-            "momentum must be a number >= 0 and < 1",
-            id="rmsprop-momentum",
-        ),
+        (lambda: SGD(0.0), "learning_rate must be a number > 0"),
+        (lambda: SGD(True), "learning_rate must be a number, got True"),
+        (lambda: SGD(Cosine), r"got the class Cosine; write Cosine\("),
+        (lambda: SGD(math.nan), "learning_rate must be a number > 0, got nan"),
+        (lambda: SGD(0.1, momentum=1.0), "momentum must be a number >= 0 and < 1"),
+        (lambda: SGD(0.1, nesterov=True), "nesterov=True needs momentum > 0"),
+        (lambda: Adagrad(initial_accumulator=-1.0), "initial_accumulator must be a number >= 0"),
+        (lambda: Adagrad(eps=math.inf), "eps must be a number >= 0"),
+        (lambda: Adadelta(rho=1.0), "rho must be a number >= 0 and < 1"),
+        (lambda: Adadelta(eps=0.0), "eps must be a number > 0"),
+        (lambda: RMSprop(alpha=-0.1), "alpha must be a number >= 0 and < 1"),
+        (lambda: RMSprop(momentum=2), "momentum must be a number >= 0 and < 1"),
         *(
-            pytest.param(
+            (
                 lambda kind=kind, name=name: kind(**{name: 1.0}),
                 f"{name} must be a number >= 0 and < 1",
-                id=f"{kind.name}-{name}",
             )
             for kind in (Adam, AdamW, AMSGrad, NAdam, RAdam, AdaBelief, Lion)
             for name in ("b1", "b2")
         ),
         *(
-            pytest.param(
-                lambda kind=kind: kind(eps=-1e-8),
-                "eps must be a number >=? 0",
-                id=f"{kind.name}-eps",
-            )
+            (lambda kind=kind: kind(eps=-1e-8), "eps must be a number >=? 0")
             for kind in (Adam, AdamW, AMSGrad, NAdam, RAdam, AdaBelief, RMSprop)
         ),
-        pytest.param(lambda: RAdam(eps=0.0), "eps must be a number > 0", id="radam-eps-zero"),
-        pytest.param(lambda: AdamW(decay=-0.1), "decay must be a number >= 0", id="adamw-decay"),
-        pytest.param(lambda: Lion(decay=math.nan), "decay must be a number >= 0", id="lion-decay"),
-        pytest.param(
-            lambda: NAdam(momentum_decay=-1.0),
-            "momentum_decay must be a number >= 0",
-            id="nadam-decay",
-        ),
-        pytest.param(
+        (lambda: RAdam(eps=0.0), "eps must be a number > 0"),
+        (lambda: AdamW(decay=-0.1), "decay must be a number >= 0"),
+        (lambda: Lion(decay=math.nan), "decay must be a number >= 0"),
+        (lambda: NAdam(momentum_decay=-1.0), "momentum_decay must be a number >= 0"),
+        (
             lambda: get_optimizer("sgd"),
             r"no default learning rate; pass the object with one, such as optex_core.SGD\(0.1\)",
-            id="sgd-name",
         ),
-        pytest.param(
-            lambda: get_optimizer("adma"),
-            "unknown optimizer 'adma'; did you mean 'adam'",
-            id="unknown",
-        ),
-        pytest.param(lambda: get_optimizer(Adam), r"got the class Adam; write Adam\(", id="class"),  # type: ignore[arg-type]
-        pytest.param(
+        (lambda: get_optimizer("adma"), "unknown optimizer 'adma'; did you mean 'adam'"),
+        (lambda: get_optimizer(Adam), r"got the class Adam; write Adam\("),  # type: ignore[arg-type]
+        (
             lambda: get_optimizer(3),
             r"a name or an object with init\(x\) and step\(x, g, state\), got 3",
-            id="number",
         ),  # type: ignore[arg-type]
     ],
 )

@@ -75,15 +75,13 @@ def test_the_blocks_say_where_each_array_is():
 @pytest.mark.parametrize(
     ("tree", "dtype"),
     [
-        pytest.param(
-            [np.zeros(2, np.float32), np.ones(3, np.float32)], np.float32, id="all-single"
-        ),
-        pytest.param([np.zeros(2, np.float32), 0.5], np.float32, id="single-and-number"),
-        pytest.param([np.zeros(2, np.float32), np.ones(3)], np.float64, id="mixed"),
-        pytest.param([np.zeros(2, np.float16)], np.float64, id="half"),
-        pytest.param([np.arange(3)], np.float64, id="integers"),
-        pytest.param([1, 2], np.float64, id="numbers"),
-        pytest.param([], np.float64, id="empty"),
+        ([np.zeros(2, np.float32), np.ones(3, np.float32)], np.float32),
+        ([np.zeros(2, np.float32), 0.5], np.float32),
+        ([np.zeros(2, np.float32), np.ones(3)], np.float64),
+        ([np.zeros(2, np.float16)], np.float64),
+        ([np.arange(3)], np.float64),
+        ([1, 2], np.float64),
+        ([], np.float64),
     ],
 )
 def test_the_precision_is_single_only_if_all_is(tree, dtype):
@@ -114,18 +112,15 @@ def test_the_way_back_takes_gradients_of_another_dtype():
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        pytest.param(
+        (
             {"a": "text"},
             r"\['a'\] must be a real array, a number, or a dict, list or tuple of these, got str",
-            id="text",
         ),
-        pytest.param([True], r"\[0\] must be a real array.*got bool", id="bool"),
-        pytest.param(
-            [np.zeros(2, complex)], r"\[0\].*got an array of dtype complex128", id="complex"
-        ),
-        pytest.param([np.array([None])], "got an array of dtype object", id="objects"),
-        pytest.param(None, "tree must be a real array.*got NoneType", id="none"),
-        pytest.param([{1, 2}], "got set", id="set"),
+        ([True], r"\[0\] must be a real array.*got bool"),
+        ([np.zeros(2, complex)], r"\[0\].*got an array of dtype complex128"),
+        ([np.array([None])], "got an array of dtype object"),
+        (None, "tree must be a real array.*got NoneType"),
+        ([{1, 2}], "got set"),
     ],
 )
 def test_what_is_no_number_is_refused(tree, sentence):

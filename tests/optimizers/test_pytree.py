@@ -125,27 +125,24 @@ class Colour(enum.IntEnum):
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        pytest.param(
+        (
             {"seen": {1, 2}},
             r"\['seen'\] is of type builtins.set, which cannot be saved; use dataclasses",
-            id="set",
         ),
-        pytest.param(
+        (
             Record(0, (np.random.default_rng(0),)),
             r"rows\[0\] is of type numpy.random._generator.Generator",
-            id="generator",
         ),
-        pytest.param([1j], r"\[0\] is of type builtins.complex", id="complex"),
-        pytest.param(
+        ([1j], r"\[0\] is of type builtins.complex"),
+        (
             Record(0, ({"b": Pair(1, [2, {3}])},)),
             r"^rows\[0\]\['b'\].right\[1\] is of type builtins.set",
-            id="nested",
         ),
-        pytest.param(object(), "the state is of type builtins.object", id="root"),
-        pytest.param([Colour.RED], "Colour", id="enumeration"),
-        pytest.param({(1, 2): 0}, r"the key \(1, 2\); keys must be str or int", id="key"),
-        pytest.param([np.array([None])], r"\[0\] is an array of objects", id="objects"),
-        pytest.param((Record,), r"\[0\] is of type builtins.type", id="class"),
+        (object(), "the state is of type builtins.object"),
+        ([Colour.RED], "Colour"),
+        ({(1, 2): 0}, r"the key \(1, 2\); keys must be str or int"),
+        ([np.array([None])], r"\[0\] is an array of objects"),
+        ((Record,), r"\[0\] is of type builtins.type"),
     ],
 )
 def test_what_cannot_be_saved_is_named_with_its_place(tree, sentence):

@@ -75,26 +75,26 @@ def test_every_schedule_gives_finite_rates_for_ever_and_has_an_example_here(name
 @pytest.mark.parametrize(
     ("schedule", "t", "expected"),
     [
-        pytest.param(Constant(0.3), 10**9, 0.3, id="constant"),
-        pytest.param(Exponential(0.4, 0.25, every=2), 1, 0.2, id="exponential-between"),
-        pytest.param(Exponential(0.4, 1.0), 50, 0.4, id="exponential-no-decay"),
-        pytest.param(Step(0.4, 5, 0.5), 4, 0.4, id="step-before"),
-        pytest.param(Step(0.4, 5, 0.5), 5, 0.2, id="step-after"),
-        pytest.param(Cosine(0.4, 10), 0, 0.4, id="cosine-start"),
-        pytest.param(Cosine(0.4, 10, final=0.2), 5, 0.3, id="cosine-middle"),
-        pytest.param(Cosine(0.4, 10), 10, 0.0, id="cosine-end"),
-        pytest.param(Cosine(0.4, 10, final=0.1), 11, 0.1, id="cosine-after"),
-        pytest.param(Cosine(0.4, 1), 1, 0.0, id="cosine-one-step"),
-        pytest.param(WarmUp(0.4, 3), 0, 0.1, id="warm-up-first"),
-        pytest.param(WarmUp(0.4, 3), 2, 0.3, id="warm-up-last"),
-        pytest.param(WarmUp(0.4, 3), 3, 0.4, id="warm-up-done"),
-        pytest.param(WarmUp(0.4, 0), 0, 0.4, id="warm-up-none"),
-        pytest.param(WarmUp(Step(0.4, 2, 0.5), 3), 5, 0.2, id="warm-up-inner-starts-after"),
-        pytest.param(WarmUp(lambda t: 0.4 / (1 + t), 3), 4, 0.2, id="warm-up-callable"),
-        pytest.param(OneCycle(0.5, 20), 0, 0.02, id="one-cycle-start"),
-        pytest.param(OneCycle(0.5, 20), 5, 0.5, id="one-cycle-top"),
-        pytest.param(OneCycle(0.5, 20), 19, 2e-6, id="one-cycle-end"),
-        pytest.param(OneCycle(0.5, 20), 500, 2e-6, id="one-cycle-after"),
+        (Constant(0.3), 10**9, 0.3),
+        (Exponential(0.4, 0.25, every=2), 1, 0.2),
+        (Exponential(0.4, 1.0), 50, 0.4),
+        (Step(0.4, 5, 0.5), 4, 0.4),
+        (Step(0.4, 5, 0.5), 5, 0.2),
+        (Cosine(0.4, 10), 0, 0.4),
+        (Cosine(0.4, 10, final=0.2), 5, 0.3),
+        (Cosine(0.4, 10), 10, 0.0),
+        (Cosine(0.4, 10, final=0.1), 11, 0.1),
+        (Cosine(0.4, 1), 1, 0.0),
+        (WarmUp(0.4, 3), 0, 0.1),
+        (WarmUp(0.4, 3), 2, 0.3),
+        (WarmUp(0.4, 3), 3, 0.4),
+        (WarmUp(0.4, 0), 0, 0.4),
+        (WarmUp(Step(0.4, 2, 0.5), 3), 5, 0.2),
+        (WarmUp(lambda t: 0.4 / (1 + t), 3), 4, 0.2),
+        (OneCycle(0.5, 20), 0, 0.02),
+        (OneCycle(0.5, 20), 5, 0.5),
+        (OneCycle(0.5, 20), 19, 2e-6),
+        (OneCycle(0.5, 20), 500, 2e-6),
     ],
 )
 def test_edges(schedule, t, expected):
@@ -197,86 +197,34 @@ def test_a_schedule_that_returns_no_number_is_named():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        pytest.param(lambda: Constant(0.0), "value must be a number > 0", id="constant-zero"),
-        pytest.param(
-            lambda: Constant("0.1"), "value must be a number, got '0.1'", id="constant-text"
-        ),  # type: ignore[arg-type]
-        pytest.param(
-            lambda: Exponential(0.1, 1.5),
-            "decay must be a number > 0 and <= 1",
-            id="exponential-growth",
-        ),
-        pytest.param(
-            lambda: Exponential(0.1, 0.5, 0),
-            "every must be an integer >= 1",
-            id="exponential-every",
-        ),
-        pytest.param(lambda: Step(0.1, 2.5), "every must be an integer", id="step-every"),  # type: ignore[arg-type]
-        pytest.param(lambda: Step(0.1, 2, -1.0), "factor must be", id="step-factor"),
-        pytest.param(lambda: Cosine(0.1, 0), "steps must be an integer >= 1", id="cosine-steps"),
-        pytest.param(
-            lambda: Cosine(0.1, 5, 0.2), "final must be a number >= 0 and <= 0.1", id="cosine-final"
-        ),
-        pytest.param(lambda: WarmUp(-0.1, 3), "inner must be a number > 0", id="warm-up-rate"),
-        pytest.param(
+        (lambda: Constant(0.0), "value must be a number > 0"),
+        (lambda: Constant("0.1"), "value must be a number, got '0.1'"),  # type: ignore[arg-type]
+        (lambda: Exponential(0.1, 1.5), "decay must be a number > 0 and <= 1"),
+        (lambda: Exponential(0.1, 0.5, 0), "every must be an integer >= 1"),
+        (lambda: Step(0.1, 2.5), "every must be an integer"),  # type: ignore[arg-type]
+        (lambda: Step(0.1, 2, -1.0), "factor must be"),
+        (lambda: Cosine(0.1, 0), "steps must be an integer >= 1"),
+        (lambda: Cosine(0.1, 5, 0.2), "final must be a number >= 0 and <= 0.1"),
+        (lambda: WarmUp(-0.1, 3), "inner must be a number > 0"),
+        (
             lambda: WarmUp(Cosine, 3),
             r"inner must be a number or a schedule object, got the class Cosine",
-            id="warm-up-class",
         ),
-        pytest.param(lambda: WarmUp(0.1, -1), "steps must be an integer >= 0", id="warm-up-steps"),
-        pytest.param(
+        (lambda: WarmUp(0.1, -1), "steps must be an integer >= 0"),
+        (
             lambda: WarmUp(ReduceOnPlateau(0.1), 3),
             r"put the warm-up inside: ReduceOnPlateau\(WarmUp",
-            id="warm-up-plateau",
         ),  # type: ignore[arg-type]
-        pytest.param(
-            lambda: OneCycle(0.1, 1), "steps must be an integer >= 2", id="one-cycle-steps"
-        ),
-        pytest.param(
-            lambda: OneCycle(0.1, 3),
-            r"rise \* steps must exceed 1, got 0.3 \* 3",
-            id="one-cycle-short",
-        ),
-        pytest.param(
-            lambda: OneCycle(0.1, 30, rise=1.0),
-            "rise must be a number > 0 and < 1",
-            id="one-cycle-rise",
-        ),
-        pytest.param(
-            lambda: OneCycle(0.1, 30, divisor=0.5),
-            "divisor must be a number >= 1",
-            id="one-cycle-divisor",
-        ),
-        pytest.param(
-            lambda: ReduceOnPlateau(0.1, factor=1.0),
-            "factor must be a number > 0 and < 1",
-            id="plateau-factor",
-        ),
-        pytest.param(
-            lambda: ReduceOnPlateau(0.1, patience=-1),
-            "patience must be an integer >= 0",
-            id="plateau-patience",
-        ),
-        pytest.param(
-            lambda: ReduceOnPlateau(ReduceOnPlateau(0.1)),
-            "cannot wrap ReduceOnPlateau",
-            id="plateau-twice",
-        ),  # type: ignore[arg-type]
-        pytest.param(
-            lambda: check_rate("learning_rate", 0.0),
-            "learning_rate must be a number > 0",
-            id="rate-zero",
-        ),
-        pytest.param(
-            lambda: check_rate("learning_rate", math.inf),
-            "learning_rate must be finite",
-            id="rate-infinite",
-        ),
-        pytest.param(
-            lambda: check_rate("learning_rate", None),
-            "learning_rate must be a number",
-            id="rate-none",
-        ),  # type: ignore[arg-type]
+        (lambda: OneCycle(0.1, 1), "steps must be an integer >= 2"),
+        (lambda: OneCycle(0.1, 3), r"rise \* steps must exceed 1, got 0.3 \* 3"),
+        (lambda: OneCycle(0.1, 30, rise=1.0), "rise must be a number > 0 and < 1"),
+        (lambda: OneCycle(0.1, 30, divisor=0.5), "divisor must be a number >= 1"),
+        (lambda: ReduceOnPlateau(0.1, factor=1.0), "factor must be a number > 0 and < 1"),
+        (lambda: ReduceOnPlateau(0.1, patience=-1), "patience must be an integer >= 0"),
+        (lambda: ReduceOnPlateau(ReduceOnPlateau(0.1)), "cannot wrap ReduceOnPlateau"),  # type: ignore[arg-type]
+        (lambda: check_rate("learning_rate", 0.0), "learning_rate must be a number > 0"),
+        (lambda: check_rate("learning_rate", math.inf), "learning_rate must be finite"),
+        (lambda: check_rate("learning_rate", None), "learning_rate must be a number"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(make, sentence):

@@ -11,7 +11,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 from combinations import covering_pairs
-from kronecker_paths import SHAPES, D, InlineService, gradient, same_bits, start, walked
+from kronecker_paths import SHAPES, D, InlineService, gradient, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -22,6 +22,7 @@ from optex_core.optimizers._kronecker.matrix_jobs import MatrixResult
 from optex_core.optimizers._kronecker.matrix_roots import inverse_roots
 from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
 from optex_core.optimizers.parameter_blocks import blocks_from_shapes
+from optex_core.testing.assertions import same_bits
 from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.digits import exact, rounded
 

@@ -11,7 +11,7 @@ import signal
 
 import numpy as np
 import pytest
-from kronecker_paths import SHAPES, D, InlineService, gradient, same_bits, start, walked
+from kronecker_paths import SHAPES, D, InlineService, gradient, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -26,6 +26,7 @@ from optex_core.optimizers._kronecker.matrix_jobs import (
 )
 from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
 from optex_core.testing import check_optimizer
+from optex_core.testing.assertions import same_bits
 from optex_core.testing.reference.soap import soap_path
 
 # -- the formulas, one after the other -------------------------------------------------------------

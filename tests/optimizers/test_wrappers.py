@@ -242,56 +242,27 @@ def test_best_so_far_does_not_alias_the_point():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        pytest.param(
-            lambda: ClipByNorm("adam", 0.0), "max_norm must be a number > 0", id="norm-zero"
-        ),
-        pytest.param(
-            lambda: ClipByNorm(1.0, Adam()), "optimizer must be a name or an object", id="order"
-        ),  # type: ignore[arg-type]
-        pytest.param(
-            lambda: ClipByNorm(Adam, 1.0), r"got the class Adam; write Adam\(", id="class"
-        ),  # type: ignore[arg-type]
-        pytest.param(
-            lambda: ClipByValue("adam", math.nan), "max_value must be a number > 0", id="value-nan"
-        ),
-        pytest.param(
-            lambda: WeightDecay("adam", -0.1),
-            "decay must be a number >= 0 and < 1",
-            id="decay-negative",
-        ),
-        pytest.param(
-            lambda: WeightDecay("adam", Step),
-            "decay must be a number or a schedule object",
-            id="decay-class",
-        ),  # type: ignore[arg-type]
-        pytest.param(lambda: BestSoFar("adm"), "unknown optimizer 'adm'", id="name"),
-        pytest.param(
-            lambda: Projected("adam", 1.0, 0.0), "low must not exceed high", id="bounds-crossed"
-        ),
-        pytest.param(
-            lambda: Projected("adam", [0.0, 2.0], [1.0, 1.0]),
-            "low must not exceed high",
-            id="bounds-crossed-once",
-        ),
-        pytest.param(
-            lambda: Projected("adam", math.nan),
-            "low must not exceed high, and neither may be nan",
-            id="bounds-nan",
-        ),
-        pytest.param(
+        (lambda: ClipByNorm("adam", 0.0), "max_norm must be a number > 0"),
+        (lambda: ClipByNorm(1.0, Adam()), "optimizer must be a name or an object"),  # type: ignore[arg-type]
+        (lambda: ClipByNorm(Adam, 1.0), r"got the class Adam; write Adam\("),  # type: ignore[arg-type]
+        (lambda: ClipByValue("adam", math.nan), "max_value must be a number > 0"),
+        (lambda: WeightDecay("adam", -0.1), "decay must be a number >= 0 and < 1"),
+        (lambda: WeightDecay("adam", Step), "decay must be a number or a schedule object"),  # type: ignore[arg-type]
+        (lambda: BestSoFar("adm"), "unknown optimizer 'adm'"),
+        (lambda: Projected("adam", 1.0, 0.0), "low must not exceed high"),
+        (lambda: Projected("adam", [0.0, 2.0], [1.0, 1.0]), "low must not exceed high"),
+        (lambda: Projected("adam", math.nan), "low must not exceed high, and neither may be nan"),
+        (
             lambda: Projected("adam", [0.0], [1.0, 1.0]),
             r"must have one shape, got \(1,\) and \(2,\)",
-            id="bounds-shapes",
         ),
-        pytest.param(
+        (
             lambda: Projected("adam", "low"),
             "low must be a number or an array of numbers, got 'low'",
-            id="bounds-text",
         ),
-        pytest.param(
+        (
             lambda: Projected("adam", high=[1.0, 1.0]).init(np.zeros(3)),
             r"high must be .* shape of x, \(3,\), got shape \(2,\)",
-            id="bounds-x",
         ),
     ],
 )
@@ -413,15 +384,11 @@ def test_a_users_object_may_reuse_its_buffer_and_return_another_dtype():
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
-        pytest.param(
-            np.zeros(2),
-            r"SimpleNamespace.step must return \(x, state\), got ndarray",
-            id="no-state",
-        ),
-        pytest.param((np.zeros(2), 0, 0), r"must return \(x, state\), got tuple", id="three"),
-        pytest.param((np.zeros(3), 0), r"parameters of shape \(2,\), got shape \(3,\)", id="shape"),
-        pytest.param(([0.0, 0.0], 0), r"parameters of shape \(2,\), got list", id="list"),
-        pytest.param((None, 0), r"parameters of shape \(2,\), got NoneType", id="none"),
+        (np.zeros(2), r"SimpleNamespace.step must return \(x, state\), got ndarray"),
+        ((np.zeros(2), 0, 0), r"must return \(x, state\), got tuple"),
+        ((np.zeros(3), 0), r"parameters of shape \(2,\), got shape \(3,\)"),
+        (([0.0, 0.0], 0), r"parameters of shape \(2,\), got list"),
+        ((None, 0), r"parameters of shape \(2,\), got NoneType"),
     ],
 )
 def test_a_wrong_result_is_refused_with_a_sentence(result, sentence):

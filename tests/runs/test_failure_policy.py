@@ -18,21 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clocks import Clock, only_these_take_too_long
+from saved_runs import X0, assert_same_path, exact
 
 import optex_core as ox
 from optex_core.errors import EvaluationError
 from optex_core.execution.workers import process_cleanup
 
-X0 = np.array([-1.2, 1.0, 0.7, 2.0])
 RUN = dict(optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5)
-
-
-def exact(x):
-    a, b = 1.0 - x[:-1], x[1:] - x[:-1] ** 2
-    g = np.zeros_like(x)
-    g[:-1] = -2.0 * a - 40.0 * x[:-1] * b
-    g[1:] += 20.0 * b
-    return float(a @ a + 10.0 * b @ b), g
 
 
 class Faulty:
@@ -85,15 +77,6 @@ def note(path, line):
     os.close(handle)
 
 
-def assert_same(one, other):
-    for name in ("x", "jac", "best_x"):
-        np.testing.assert_array_equal(one[name], other[name])
-    assert (one.fun, one.nit, one.nsteps) == (other.fun, other.nit, other.nsteps)
-    mine, theirs = one.history.to_arrays(), other.history.to_arrays()
-    for name in set(mine) - {"seconds", "overhead", "slowest"}:
-        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
-
-
 def assert_nothing_left():
     """No process that this one, or a worker of it, has started; what was killed needs a core."""
     end = time.monotonic() + 60.0
@@ -124,7 +107,7 @@ def ours():
 def test_one_in_five_fails_and_is_tried_again(tmp_path, fault):
     f = Faulty(tmp_path, fault)
     result = ox.minimize(f, X0, workers=2, maxiter=40, on_error="retry", **RUN)
-    assert_same(result, ox.minimize(exact, X0, maxiter=40, **RUN))
+    assert_same_path(result, ox.minimize(exact, X0, maxiter=40, **RUN))
     calls = f.calls()
     assert result.deterministic
     assert result.njev == result.nfev == len(calls)
@@ -157,7 +140,7 @@ def test_one_in_five_fails_and_is_dropped(tmp_path):
 def test_workers_that_are_killed_during_fifty_rounds_cost_nothing_but_time(tmp_path, caplog):
     f = Faulty(tmp_path, "is_killed", per_cent=4)
     result = ox.minimize(f, X0, workers=2, maxiter=50, **RUN)
-    assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
+    assert_same_path(result, ox.minimize(exact, X0, maxiter=50, **RUN))
     times = collections.Counter(id_ for id_, _, _ in f.calls())
     killed = {int(p.name.removeprefix("killed")) for p in tmp_path.glob("killed*")}
     assert len(killed) >= 4
@@ -198,7 +181,7 @@ def test_workers_that_are_killed_from_outside_cost_nothing_but_time(tmp_path):
     finally:
         stop.set()
         killer.join()
-    assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
+    assert_same_path(result, ox.minimize(exact, X0, maxiter=50, **RUN))
     assert len(killed) == 2
     assert result.njev >= len(f.calls())  # a worker that had a call may die before it makes it
     assert_nothing_left()
@@ -208,7 +191,7 @@ def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path
     f = Faulty(tmp_path, "hangs", per_cent=9)
     only_these_take_too_long(monkeypatch, f.hanging)
     result = ox.minimize(f, X0, workers=3, maxiter=18, timeout=0.5, on_error="retry", **RUN)
-    assert_same(result, ox.minimize(exact, X0, maxiter=18, **RUN))
+    assert_same_path(result, ox.minimize(exact, X0, maxiter=18, **RUN))
     hung = {id_ for id_, _, _ in f.calls() if f.chosen(ox.Context(id_, 0, 0, 0))}
     assert {failure.id for failure in result.failures} == hung
     assert hung
@@ -273,7 +256,7 @@ def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot(monkeypatch)
     finally:
         release.set()
     assert sorted(hung) == [4, 5] == sorted(failure.id for failure in result.failures)
-    assert_same(result, ox.minimize(exact, X0, maxiter=8, **RUN))
+    assert_same_path(result, ox.minimize(exact, X0, maxiter=8, **RUN))
 
 
 @pytest.mark.parametrize("workers", ["threads", 2])

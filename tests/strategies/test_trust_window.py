@@ -27,12 +27,12 @@ from optex_core.strategies.trust_window import (
 @pytest.mark.parametrize(
     ("sizes", "kept"),
     [
-        pytest.param((1, 2, 3), 3, id="all"),
-        pytest.param((1, OUTLIER_FACTOR, 3), 3, id="at the limit"),
-        pytest.param((1, 2, 1.001 * OUTLIER_FACTOR, 3), 2, id="one far"),
-        pytest.param((1, None, 3), 1, id="one missing"),
-        pytest.param((0, 0, 0), 3, id="all zero"),
-        pytest.param((0, 1e-30), 1, id="first zero"),
+        ((1, 2, 3), 3),
+        ((1, OUTLIER_FACTOR, 3), 3),
+        ((1, 2, 1.001 * OUTLIER_FACTOR, 3), 2),
+        ((1, None, 3), 1),
+        ((0, 0, 0), 3),
+        ((0, 1e-30), 1),
     ],
 )
 def test_what_is_believed(sizes, kept):
@@ -64,11 +64,11 @@ def test_points_are_spread_over_the_window(length, count):
 @pytest.mark.parametrize(
     ("replayed", "taken"),
     [
-        pytest.param((1.0, 0.5, 0.3), 4, id="within 0.6 of the farthest point so far"),
-        pytest.param((1.0, 0.71, 0.3), 2, id="0.61 away at the second"),
-        pytest.param((1.61, 0.1, 0.2), 1, id="0.61 away at the first"),
-        pytest.param((1.0, 0.5, 0.81), 3, id="0.61 away at the third"),
-        pytest.param((1.0, math.inf, 0.0), 1, id="a step that leaves the finite numbers"),
+        ((1.0, 0.5, 0.3), 4),
+        ((1.0, 0.71, 0.3), 2),
+        ((1.61, 0.1, 0.2), 1),
+        ((1.0, 0.5, 0.81), 3),
+        ((1.0, math.inf, 0.0), 1),
     ],
 )
 def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):

@@ -69,10 +69,8 @@ def prepare_estimator(
 
 def _registered() -> list[GradientEstimator]:
     means: tuple[Literal["zero", "constant", "linear"], ...] = ("zero", "constant", "linear")
-    return [
-        *(GradientEstimator(kernel=name) for name in KERNELS),
-        *(GradientEstimator(mean=mean) for mean in means),
-    ]
+    kernels = [GradientEstimator(kernel=name) for name in KERNELS]
+    return [*kernels, *(GradientEstimator(mean=mean) for mean in means)]
 
 
 SUITE = CheckSuite("estimator", prepare_estimator, _registered)
@@ -164,10 +162,9 @@ def is_translation_invariant(s: EstimatorSubject) -> None:
     X, G = _rows()
     # of a size that costs three digits of the points, and no more of the estimate
     shift = np.array([1024.0, -512.0, 2048.0])
-    posterior, shifted = s.fitted(X, G), s.fitted(X + shift, G)
+    plain, shifted = s.fitted(X, G), s.fitted(X + shift, G)
     for x in QUERIES:
-        text = "a shift of all points changes the estimate"
-        assert_within(shifted.mean(x + shift), posterior.mean(x), 1e-7, text)
+        assert_within(shifted.mean(x + shift), plain.mean(x), 1e-7, "a shift changes the estimate")
 
 
 @SUITE.check()
@@ -179,8 +176,7 @@ def is_invariant_to_row_order(s: EstimatorSubject) -> None:
     mean = "constant" if s.fitted(X, G).hyper.curvature else s.settings.mean
     one, other = (s.fitted(*rows, mean=mean) for rows in ((X, G), (X[order], G[order])))
     for x in QUERIES:
-        text = "the order of the rows changes the estimate"
-        assert_within(other.mean(x), one.mean(x), 1e-8, text)
+        assert_within(other.mean(x), one.mean(x), 1e-8, "the order of rows changes the estimate")
 
 
 @SUITE.check()
@@ -201,8 +197,8 @@ def is_rotation_equivariant(s: EstimatorSubject) -> None:
     Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     plain, rotated = s.fitted(X, G), s.fitted(X @ Q.T, G @ Q.T)
     for x in QUERIES:
-        text = "a rotation changes the estimate"
-        assert_within(rotated.mean(Q @ x), Q @ plain.mean(x), 1e-8, text)
+        turned = Q @ plain.mean(x)
+        assert_within(rotated.mean(Q @ x), turned, 1e-8, "a rotation changes the estimate")
 
 
 @SUITE.check()

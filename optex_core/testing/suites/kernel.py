@@ -17,6 +17,7 @@ from optex_core.testing.assertions import EPS, assert_same_bits, assert_within, 
 from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import kriging as reference
+from optex_core.testing.suites import estimator
 from optex_core.testing.suites._shared import labelled
 
 #: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of
@@ -196,13 +197,6 @@ def estimator_matches_reference(kernel: Kernel) -> None:
     """The gradient estimate with this kernel interpolates its data, and matches kriging in 50
     digits elsewhere.
     """
-    rng = np.random.default_rng(4)
-    X, G = rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
-    settings = GradientEstimator(kernel=kernel, mean="constant", length_scale=1.5, noise=1e-6)
-    posterior = settings.fit(X, G)
-    for x, g in zip(X, G, strict=True):
-        # a noise of 1e-6 and eigenvalues from 0.01 on
-        assert_within(posterior.mean(x), g, 2e-4, "the estimate at a row is not its gradient")
-    exact = reference.Kriging(kernel, X, G, 1.5, posterior.noise, "constant")
-    for x in rng.normal(size=(3, 3)):
-        assert_within(posterior.mean(x), exact.mean(x), 1e-8, "the estimate between rows")
+    _, subject = estimator.prepare_estimator(GradientEstimator(kernel=kernel))
+    estimator.interpolates_data(subject)
+    estimator.matches_reference_posterior(subject)

@@ -96,29 +96,12 @@ def _require_vector(found: object, d: int, what: str) -> None:
 
 @SUITE.check()
 def gradient_matches_differences(s: ProblemSubject) -> None:
-    """`check_gradient` finds nothing at the start and at two points about it."""
+    """`check_gradient` finds nothing at the start and at two points about it: differences, Taylor
+    remainders and integrals.
+    """
     for x in s.points(3):
         report = check_gradient(s.problem, x)
         require(report.ok, str(report))
-
-
-@SUITE.check()
-def taylor_remainder_is_second_order(s: ProblemSubject) -> None:
-    """|f(x + hv) - f(x) - h g.v| falls with h^2 along five random directions; with a wrong gradient
-    it falls with h.
-    """
-    rng, rates, x = np.random.default_rng(2), [], s.points(2)[1]
-    value, gradient = s.problem(x)
-    for _ in range(5):
-        v = rng.standard_normal(s.problem.d)
-        v /= np.linalg.norm(v)
-        steps = (4e-3, 2e-3, 1e-3)
-        rest = [abs(s.problem(x + h * v)[0] - value - h * (gradient @ v)) for h in steps]
-        rates += [float(np.log2(a / b)) for a, b in itertools.pairwise(rest)]
-    # 2 but for third-order terms, which along single directions can be as large as the curvature:
-    # hence the median. A wrong gradient gives 1.
-    rate = float(np.median(rates))
-    require(abs(rate - 2) < 0.1, f"the remainder falls with h^{rate:.2f}")
 
 
 def _near(x: np.ndarray, relative: float = 1e-12, absolute: float = 1e-13) -> np.ndarray:
