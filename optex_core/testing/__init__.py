@@ -5,8 +5,9 @@ checks that are usable with or without pytest.
 ``check_backend``, ``check_strategy``, ``check_problem``, ``check_history``, ``check_estimator`` and
 ``check_evaluator``.
 
-What needs Hypothesis is loaded on first use: `strategies`, `state_machines` and the check suites.
-No module of the package outside this folder and the command line imports it.
+All but the check suites' frame is loaded on first use: Hypothesis only by `strategies`,
+`state_machines` and the check suites. No module of the package outside this folder and the command
+line imports it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from optex_core.testing import reference
 from optex_core.testing.check_suite import (
     KINDS,
     Check,
@@ -26,21 +26,21 @@ from optex_core.testing.check_suite import (
     parametrize_with_checks,
     run_checks,
 )
-from optex_core.testing.gradient_check.check import check_gradient
-from optex_core.testing.gradient_check.report import GradientReport
-from optex_core.testing.objective_check import (
-    ObjectiveReport,
-    SimulatorReport,
-    check_objective,
-    check_simulator,
-)
-from optex_core.testing.properties import for_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from optex_core.testing import hypothesis_strategies as strategies
-    from optex_core.testing import state_machines
+    from optex_core.testing import reference, state_machines
+    from optex_core.testing.gradient_check.check import check_gradient
+    from optex_core.testing.gradient_check.report import GradientReport
+    from optex_core.testing.objective_check import (
+        ObjectiveReport,
+        SimulatorReport,
+        check_objective,
+        check_simulator,
+    )
+    from optex_core.testing.properties import for_all
 
     check_backend: Callable[..., CheckReport]
     check_estimator: Callable[..., CheckReport]
@@ -79,14 +79,26 @@ __all__ = [
     "strategies",
 ]
 
-#: Public name -> module of this folder that needs Hypothesis.
-_MODULES = {"state_machines": "state_machines", "strategies": "hypothesis_strategies"}
+#: Public name -> module of this folder that has it, or is it.
+_HOMES = {
+    "GradientReport": "gradient_check.report",
+    "ObjectiveReport": "objective_check",
+    "SimulatorReport": "objective_check",
+    "check_gradient": "gradient_check.check",
+    "check_objective": "objective_check",
+    "check_simulator": "objective_check",
+    "for_all": "properties",
+    "reference": "reference",
+    "state_machines": "state_machines",
+    "strategies": "hypothesis_strategies",
+}
 
 
 def __getattr__(name: str) -> Any:
     value: Any
-    if name in _MODULES:
-        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name in _HOMES:
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        value = getattr(home, name, home)
     elif name.startswith("check_") and name.removeprefix("check_") in KINDS:
         value = get_suite(name.removeprefix("check_")).function()
     else:

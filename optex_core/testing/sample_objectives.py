@@ -4,13 +4,16 @@ evaluate.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from optex_core.types import Array
+from optex_core.types import Array, Context
 
 #: What `FaultyObjective` can do.
 FAULTS = ("nan", "inf", "exception", "delay", "mutation", "stale")
@@ -115,3 +118,65 @@ class FaultyObjective:
         elif self.kind in ("nan", "inf"):
             return float(self.kind), np.full_like(gradient, float(self.kind))
         return value, gradient
+
+
+# -- of evaluators; worker processes import this module alone --------------------------------------
+
+
+def echo_context(
+    x: np.ndarray, *, seed: int, ctx: Context | Sequence[Context]
+) -> tuple[float, np.ndarray]:
+    """A function that returns what it was given: x[0] says what happens (-1: raise, > 0: sleep),
+    the gradient holds seed, id, attempt and deadline.
+    """
+    action = float(x[0])
+    if action == -1.0:
+        raise ValueError(f"no mesh at {float(x[1])}")
+    if action > 0.0:
+        time.sleep(action)
+    c = ctx[0] if isinstance(ctx, Sequence) else ctx
+    value = float(x[1]) ** 2
+    x[:] = 0.0  # user code gets a copy that it may write into
+    return value, expected_answer(c.id, seed, c.attempt, c.deadline)
+
+
+def expected_answer(number: int, seed: int, attempt: int, deadline: float | None) -> np.ndarray:
+    """The gradient that `echo_context` returns."""
+    return np.array([seed, number, attempt, -1.0 if deadline is None else deadline], float)
+
+
+def echo_context_rows(
+    X: np.ndarray, *, seed: Sequence[int], ctx: Sequence[Context]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a vectorized objective: one failing row fails its batch."""
+    pairs = [echo_context(x, seed=one, ctx=c) for x, one, c in zip(X, seed, ctx, strict=True)]
+    return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+
+
+def echo_after(
+    x: np.ndarray, mark: str, seconds: float, *, seed: int, ctx: Context
+) -> tuple[float, np.ndarray]:
+    """`echo_context` as soon as there is a file `mark`, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while not os.path.exists(mark) and time.monotonic() < end:
+        time.sleep(0.002)
+    return echo_context(x, seed=seed, ctx=ctx)
+
+
+def die_once(x: np.ndarray, folder: str) -> tuple[float, np.ndarray]:
+    """Kills its process the first time that it is asked at this point."""
+    mark = Path(folder) / f"{float(x[1])}"
+    if x[0] == 1.0 and not mark.exists():
+        mark.write_text("", encoding="utf-8")
+        os.kill(os.getpid(), 9)
+    return float(x[1]) ** 2, x.copy()
+
+
+def no_pair(x: np.ndarray) -> float:
+    """A value without a gradient."""
+    return float(x[0])
+
+
+def short_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+    """A gradient of another length."""
+    return 1.0, x[:2]

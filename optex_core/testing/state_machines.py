@@ -21,7 +21,8 @@ from optex_core.execution.base import Evaluator
 from optex_core.model.history import History
 from optex_core.testing.assertions import EPS, assert_within
 from optex_core.testing.check_suite import require, require_equal, require_raises
-from optex_core.testing.suites.evaluator import assert_answered, candidate, echo_context
+from optex_core.testing.sample_objectives import echo_context
+from optex_core.testing.suites.evaluator import assert_answered, candidate
 from optex_core.testing.suites.history import assert_matches_rows
 from optex_core.types import EvaluationResult, ObjectiveProtocol
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,60 +30,20 @@ from optex_core.testing.check_suite import (
     require_raises,
 )
 from optex_core.testing.properties import for_all
-from optex_core.types import Candidate, Context, EvaluationResult, ObjectiveProtocol
+from optex_core.testing.sample_objectives import (
+    die_once,
+    echo_after,
+    echo_context,
+    echo_context_rows,
+    expected_answer,
+    no_pair,
+    short_gradient,
+)
+from optex_core.types import Candidate, EvaluationResult, ObjectiveProtocol
 
 #: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is
 #: lost.
 PATIENCE = 60.0
-
-
-def echo_context(
-    x: np.ndarray, *, seed: int, ctx: Context | Sequence[Context]
-) -> tuple[float, np.ndarray]:
-    """A function that returns what it was given: x[0] says what happens (-1: raise, > 0: sleep),
-    the gradient holds seed, id, attempt and deadline.
-    """
-    action = float(x[0])
-    if action == -1.0:
-        raise ValueError(f"no mesh at {float(x[1])}")
-    if action > 0.0:
-        time.sleep(action)
-    c = ctx[0] if isinstance(ctx, Sequence) else ctx
-    value = float(x[1]) ** 2
-    x[:] = 0.0  # user code gets a copy that it may write into
-    return value, expected_answer(c.id, seed, c.attempt, c.deadline)
-
-
-def expected_answer(number: int, seed: int, attempt: int, deadline: float | None) -> np.ndarray:
-    """The gradient that `echo_context` returns."""
-    return np.array([seed, number, attempt, -1.0 if deadline is None else deadline], float)
-
-
-def echo_context_rows(
-    X: np.ndarray, *, seed: Sequence[int], ctx: Sequence[Context]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same for a vectorized objective: one failing row fails its batch."""
-    pairs = [echo_context(x, seed=one, ctx=c) for x, one, c in zip(X, seed, ctx, strict=True)]
-    return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-
-
-def echo_after(
-    x: np.ndarray, mark: str, seconds: float, *, seed: int, ctx: Context
-) -> tuple[float, np.ndarray]:
-    """`echo_context` as soon as there is a file `mark`, or after so many seconds."""
-    end = time.monotonic() + seconds
-    while not os.path.exists(mark) and time.monotonic() < end:
-        time.sleep(0.002)
-    return echo_context(x, seed=seed, ctx=ctx)
-
-
-def die_once(x: np.ndarray, folder: str) -> tuple[float, np.ndarray]:
-    """Kills its process the first time that it is asked at this point."""
-    mark = Path(folder) / f"{float(x[1])}"
-    if x[0] == 1.0 and not mark.exists():
-        mark.write_text("", encoding="utf-8")
-        os.kill(os.getpid(), 9)
-    return float(x[1]) ** 2, x.copy()
 
 
 @dataclass(frozen=True)
@@ -238,19 +198,11 @@ def invalid_returns_are_objective_errors(s: EvaluatorSubject) -> None:
     """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError
     and not as an answer.
     """
-    for wrong in (_no_pair, _short_gradient):
+    for wrong in (no_pair, short_gradient):
         with s.evaluator(wrong) as evaluator:
             evaluator.submit([candidate(0)])
             (error,) = (outcome.error for outcome in collect(evaluator))
             require(isinstance(error, ObjectiveError), f"a wrong answer came back as {error!r}")
-
-
-def _no_pair(x: np.ndarray) -> float:
-    return float(x[0])
-
-
-def _short_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-    return 1.0, x[:2]
 
 
 @SUITE.check()
