@@ -258,15 +258,12 @@ class Backend(ABC):
         x: Array,
         slots: Sequence[Array],
         scalars: Sequence[Sequence[float]],
-        *,
-        sure: bool = True,
     ) -> FusedSteps | None:
         """Predicted steps as `predict` and `apply` take them one by one, to rounding; None: the
         caller does so.
 
         `x` and the state vectors `slots` have shape (d,) and the dtype of the rows. `scalars` are
-        the rule's, for every step that may be asked for; `sure`: probably all will be, which
-        changes no result.
+        the rule's, for every step that may be asked for.
         """
         return None
 

@@ -62,7 +62,7 @@ class NumbaBackend(Backend):
     ignore_fp_warnings = NumpyBackend.ignore_fp_warnings
 
     def __init__(self) -> None:
-        self._numpy, self._pool = NumpyBackend(), BufferPool()
+        self._numpy, self.pool = NumpyBackend(), BufferPool()
         if JIT_DISABLED:
             warn_once(
                 "NUMBA_DISABLE_JIT is set: the kernels of backend='numba' run as plain Python, a "
@@ -73,14 +73,12 @@ class NumbaBackend(Backend):
     def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         if getattr(x, "nbytes", 0) < MIN_BYTES or np.ndim(x) != 1:
             return self._numpy.copy_in(x, dtype)
-        out = self._pool.empty(len(x), dtype)
+        out = self.pool.empty(len(x), dtype)
         np.copyto(out, x, casting="unsafe")
         return out
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
-        return (
-            np.empty(shape, dtype) if isinstance(shape, tuple) else self._pool.empty(shape, dtype)
-        )
+        return np.empty(shape, dtype) if isinstance(shape, tuple) else self.pool.empty(shape, dtype)
 
     def dot(self, a: Array, b: Array) -> float:
         if a.size <= SMALL:
@@ -127,7 +125,7 @@ class NumbaBackend(Backend):
         return D, E, M
 
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        out, w = self._pool.empty(rows.shape[1], rows.dtype), np.array(weights, np.float64)
+        out, w = self.pool.empty(rows.shape[1], rows.dtype), np.array(weights, np.float64)
         _fill(kernels.weighted_sum, rows.size, out, rows, w, _anchor(anchor, rows))
         return out
 
@@ -143,7 +141,7 @@ class NumbaBackend(Backend):
     ) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
-        out, w = self._pool.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
+        out, w = self.pool.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
         arguments = (X, G, w, _anchor(anchor, G), x, float(curvature), scale)
         _fill(kernels.predict, 2 * G.size, out, *arguments)
         return out
@@ -202,7 +200,7 @@ class NumbaBackend(Backend):
         loop = compile_rule(rule, _NAMES[dtype], len(arrays), len(scalars))
         if loop is None:
             return self._numpy.apply(rule, arrays, scalars)
-        out = tuple(self._pool.empty(d, dtype) for _ in range(loop.results))
+        out = tuple(self.pool.empty(d, dtype) for _ in range(loop.results))
         # Scalars of the arrays' dtype: a Python float would make float32 loops compute in float64.
         arguments = (*map(readonly_view, arrays), *(dtype.type(s) for s in scalars), *out)
         KERNEL_THREADS.run(loop.run, len(arrays) * d, -(-d // kernels.COLUMNS), *arguments)
@@ -230,11 +228,8 @@ class NumbaBackend(Backend):
         x: Array,
         slots: Sequence[Array],
         scalars: Sequence[Sequence[float]],
-        *,
-        sure: bool = True,
     ) -> FusedSteps | None:
-        given = (rule, posterior, x, slots, scalars)
-        return fused_steps.make_fused_steps(*given, sure, self._pool)
+        return fused_steps.make_fused_steps(rule, posterior, x, slots, scalars, self)
 
 
 def _reduce(

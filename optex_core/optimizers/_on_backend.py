@@ -93,7 +93,7 @@ class OptimizerOnBackend:
         return backend.copy_in(new, x.dtype), state
 
     def fused_steps(
-        self, estimate: HasPosteriorArrays, x: Array, state: object, steps: int, sure: bool = True
+        self, estimate: HasPosteriorArrays, x: Array, state: object, steps: int
     ) -> tuple[FusedSteps, Callable[[int, tuple[Array, ...]], object]] | None:
         """At most `steps` predicted steps as `Backend.fused_steps` takes them, and
         `UnrolledSteps.state_after`; None where they have to be taken one by one.
@@ -105,7 +105,7 @@ class OptimizerOnBackend:
         ahead = None if posterior is None else self.unroll(state, steps)
         if posterior is None or ahead is None:
             return None
-        fused = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
+        fused = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars)
         return None if fused is None else (fused, ahead.state_after)
 
 

@@ -347,7 +347,7 @@ class ArraySpace:
         self, posterior: Posterior, x: Any, state: object, steps: int, path: Sequence[Vector]
     ) -> Rollout:
         """Steps from a point and state that `start` or `lift` gave."""
-        fused = self.optimizer.fused_steps(posterior, x, state, steps, sure=not path)
+        fused = self.optimizer.fused_steps(posterior, x, state, steps)
         if fused is not None:
             return FusedRollout(self, posterior, x, state, steps, path, fused=fused)
         return PlainRollout(self, posterior, x, state, steps, path)

@@ -67,8 +67,8 @@ def test_no_two_arrays_share_memory_whatever_threads_do():
 def test_each_backend_has_memory_of_its_own_which_goes_with_it():
     pytest.importorskip("numba", reason="numba is not installed")
     backend = get_backend("numba")
-    assert backend._pool is not get_backend("numba")._pool
-    pool = weakref.ref(backend._pool)
+    assert backend.pool is not get_backend("numba").pool
+    pool = weakref.ref(backend.pool)
     vector = backend.axpy(1.0, np.ones(D), np.ones(D))
     del backend
     assert pool() is not None  # the vector gives its memory back to it

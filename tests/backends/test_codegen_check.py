@@ -189,14 +189,14 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
 
     expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
     monkeypatch.setattr(fused_steps, "jit", lambda function, identity: _Failing())
-    fused_steps._compile_steps.cache_clear()
+    fused_steps._compile_step.cache_clear()
     words = (
         r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel "
         r".*complement \(No implementation of cbrt\)"
     )
     with pytest.warns(RuntimeWarning, match=words) as said:
         runs = [_run(ox.Adam(0.1), backend="numba", strategy="paper").x for _ in range(2)]
-    fused_steps._compile_steps.cache_clear()
+    fused_steps._compile_step.cache_clear()
     assert len(said) == 1
     assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
 

@@ -1,5 +1,5 @@
-"""Predicted steps in one compiled call: the steps taken one by one in NumPy, to rounding, and the
-same bits however they are cut.
+"""Predicted steps in one compiled call each: the steps taken one by one in NumPy, to rounding, and
+the same bits for any number of threads.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def test_every_kernel_is_its_steps_one_by_one(numba, kernel, mean):
     same(numba, ox.SGD(0.05), kernel=kernel, mean=mean)
 
 
-def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatch):
-    from optex_core.backends.numba import fused_steps, kernel_threads
+def test_bits_depend_neither_on_threads_nor_on_the_number_of_steps(numba, monkeypatch):
+    from optex_core.backends.numba import kernel_threads
 
     def bits(means=True, **settings):
         return [
@@ -182,13 +182,8 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
             )
         ]
 
-    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", 10**9)
-    monkeypatch.setattr(fused_steps, "MAX_RESULT_SIZE", 10**9)
-    seen = bits()  # all steps in one call
+    seen = bits()
     assert len(seen) == 6 * STEPS
-    monkeypatch.setattr(fused_steps, "MAX_RESULT_SIZE", 3 * 30_000 * 4)
-    assert bits() == seen  # three at a time, then two
-    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", 0)
     # else these arrays would be worth one thread only
     monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
     for threads in (1, 2, 3):
@@ -202,11 +197,7 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     assert [a.tobytes() for a in taken(few, 2)] == seen[:12]
 
 
-@pytest.mark.parametrize("at_once", [0, 10**9])
-def test_it_ends_where_numbers_end(numba, monkeypatch, at_once):
-    from optex_core.backends.numba import fused_steps
-
-    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", at_once)
+def test_it_ends_where_numbers_end(numba):
     growing = ox.Adam(lambda t: 0.1 if t < 3 else 1e300)
     got, expected = (
         taken(rollout(backend, growing, dtype=np.float32, mean="linear"))
@@ -262,11 +253,7 @@ def test_a_state_made_again_has_its_bits(numba):
     assert state.t == again.state.t
 
 
-@pytest.mark.parametrize("at_once", [0, 10**9])
-def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
-    from optex_core.backends.numba import fused_steps
-
-    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", at_once)
+def test_no_step_begins_where_numbers_have_ended(numba):
     X, G = rows(6, 10, np.float64)
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))
