@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-seconds", type=float, default=600.0, metavar="S", help=skipped)
     probe = "do not run the short probe that says what parallelism would gain"
     add("--no-estimate", action="store_true", help=probe)
-    add("--optimizer", help="of that probe (default: Adam at the best of three rates)")
+    add("--optimizer", help="of that probe (default: that of minimize)")
     add("--json", metavar="FILE", help="write the report there as well")
     add("--plot", metavar="FILE", help="draw the sweep of steps")
 

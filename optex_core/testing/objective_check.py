@@ -4,7 +4,6 @@ parallelism would gain.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,26 +15,18 @@ from numpy.typing import ArrayLike
 from optex_core import minimize
 from optex_core._validation import boolean
 from optex_core.adapters.call_signature import callable_name
-from optex_core.optimizers._on_backend import bind_optimizer
-from optex_core.optimizers.adam import Adam
-from optex_core.optimizers.base import get_optimizer
 from optex_core.testing.check_suite import CheckReport
-from optex_core.testing.function_under_test import FunctionUnderTest
 from optex_core.testing.gradient_check.check import check_gradient
 from optex_core.testing.gradient_check.report import GradientReport
-from optex_core.testing.suites.objective import SUITE, prepare_objective
-from optex_core.types import Array, FirstOrderOptimizer
+from optex_core.testing.suites.objective import SUITE, ObjectiveSubject, prepare_objective
+from optex_core.types import FirstOrderOptimizer
 
 # -- what parallelism would gain -------------------------------------------------------------------
 
-#: Steps of the optimizer alone, whose best value is the target of the others.
-SEQUENTIAL_STEPS = 20
-#: Steps with which each rate is tried, and the rates, in units of the parameters' size.
-TRIAL_STEPS, TRIAL_RATES = 5, (0.003, 0.03, 0.3)
-#: N.
-PARALLELISM = (2, 4, 8)
-#: Calls of the whole measurement, at most.
-MAX_CALLS = (TRIAL_STEPS + 1) * len(TRIAL_RATES) + (SEQUENTIAL_STEPS + 1) * (1 + sum(PARALLELISM))
+#: Rounds of one gradient, whose best value is the target of the others, and N.
+SEQUENTIAL_ROUNDS, PARALLELISM = 20, (2, 4, 8)
+#: Calls of the whole measurement, at most; every run evaluates a closing point.
+MAX_CALLS = (SEQUENTIAL_ROUNDS + 1) * (1 + sum(PARALLELISM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +35,16 @@ class ParallelGain:
 
     parallelism: int  # N
     iterations: int  # iterations to the target
-    reached: bool  # False where as many iterations as the optimizer alone had did not reach it
+    reached: bool  # False where as many iterations as with one gradient did not reach it
     gradients: int  # gradients it took
-    sequential_steps: int  # steps of the optimizer alone to the same value
+    sequential_iterations: int  # iterations to the same value with one gradient at a time
     overhead_seconds: float  # time of an iteration outside the function
     call_seconds: float  # time of one call
 
     @property
     def fewer(self) -> float:
-        """Steps of the optimizer alone over iterations."""
-        return self.sequential_steps / self.iterations
+        """Iterations with one gradient over those with N."""
+        return self.sequential_iterations / self.iterations
 
     @property
     def faster(self) -> float:
@@ -67,8 +58,8 @@ class ParallelGain:
         if not self.reached:
             return f"N = {n}: no gain in {self.iterations} iterations"
         text = (
-            f"N = {n}: {self.iterations} iterations where the optimizer alone needs "
-            f"{self.sequential_steps} ({self.fewer:.1f} x fewer), {self.gradients} gradients; "
+            f"N = {n}: {self.iterations} iterations where one gradient at a time takes "
+            f"{self.sequential_iterations} ({self.fewer:.1f} x fewer), {self.gradients} gradients; "
         )
         if self.faster < 1.05:
             call, own = _time(self.call_seconds), _time(self.overhead_seconds)
@@ -77,55 +68,32 @@ class ParallelGain:
 
 
 def measure_parallel_gain(
-    function: FunctionUnderTest, x0: np.ndarray, optimizer: str | FirstOrderOptimizer | None = None
-) -> tuple[FirstOrderOptimizer, list[ParallelGain]]:
-    """The optimizer that was taken, and the gain for each N, from a function with values; by
-    default Adam at the best of three rates, each tried for five steps.
-    """
-    call_seconds = float(np.median(function.seconds))
-    if optimizer is None:
-        size = float(np.sqrt(np.mean(np.square(x0, dtype=np.float64)))) or 1.0
-        tried = [Adam(rate * size) for rate in TRIAL_RATES]
-        optimizer = min(tried, key=lambda one: min(_values(function, x0, one, TRIAL_STEPS)))
-    optimizer = get_optimizer(optimizer)
-    values = _values(function, x0, optimizer, SEQUENTIAL_STEPS)
-    steps, gains = max(1, values.index(min(values))), []
-    minimize(lambda x: (0.0, 0 * x), x0, maxiter=1)  # loads what is loaded once
-    for n in PARALLELISM:
+    subject: ObjectiveSubject, optimizer: str | FirstOrderOptimizer | None = None
+) -> list[ParallelGain]:
+    """The gain for each N, of a function with values, by `minimize` and its default optimizer."""
+    function = subject.function
+    call_seconds = subject.call_seconds
+
+    def seeded(x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
+        return function(x, seed)
+
+    fun: Callable[..., object] = seeded if subject.wants_seed else function
+
+    def run(n: int, **limits: Any) -> tuple[Any, float]:
         start, before = time.perf_counter(), len(function.seconds)
-        result = minimize(
-            lambda x, *, seed: function(x, seed),
-            x0,
-            optimizer=optimizer,
-            parallelism=n,
-            maxiter=steps,
-            target=min(values),
-            on_error="drop",
-            rng=0,
-        )
-        overhead = time.perf_counter() - start - sum(function.seconds[before:])
+        given: dict[str, Any] = {"optimizer": optimizer, "on_error": "drop", "gtol": 0.0, "rng": 0}
+        result = minimize(fun, subject.x0, parallelism=n, **given, **limits)
+        inside = sum(function.seconds[before:])
+        return result, (time.perf_counter() - start - inside) / (result.nit + 1)
+
+    values = run(1, maxiter=SEQUENTIAL_ROUNDS)[0].history.value
+    best = float(np.nanmin(values))
+    rounds, gains = max(1, int(np.nanargmin(values))), []
+    for n in PARALLELISM:
+        result, overhead = run(n, maxiter=rounds, target=best)
         done, reached = max(1, result.nit), "target" in result.stop
-        times = overhead / (done + 1), call_seconds
-        gains.append(ParallelGain(n, done, reached, result.njev, steps, *times))
-    return optimizer, gains
-
-
-def _values(
-    function: FunctionUnderTest, x0: np.ndarray, optimizer: FirstOrderOptimizer, steps: int
-) -> list[float]:
-    """Values along the path of the optimizer alone, the start first, up to one that is not
-    finite.
-    """
-    bound, values = bind_optimizer(optimizer), list[float]()
-    x: Array = x0
-    state = bound.init(x)
-    for t in range(steps + 1):
-        value, gradient = function(np.asarray(x), t)
-        if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            break
-        values.append(value)
-        x, state = bound.step(x, gradient, state, value=value)
-    return values or [math.inf]
+        gains.append(ParallelGain(n, done, reached, result.njev, rounds, overhead, call_seconds))
+    return gains
 
 
 def _time(seconds: float) -> str:
@@ -148,7 +116,6 @@ class ObjectiveReport:
     noise: float  # by how much two answers at one point differ, relative; 0: bitwise identical
     #: What 2, 4 and 8 gradients at once did in a short run; empty where no run was made.
     gains: tuple[ParallelGain, ...] = ()
-    optimizer: str = ""  # of that run
 
     @property
     def ok(self) -> bool:
@@ -167,7 +134,7 @@ class ObjectiveReport:
             f"  two calls at one point {same}",
         ]
         if self.gains:
-            lines.append(f"  what parallelism could gain, from a short run with {self.optimizer}:")
+            lines.append("  what parallelism could gain, from short runs:")
             lines += [f"    {gain}" for gain in self.gains]
         return "\n".join(lines)
 
@@ -211,9 +178,9 @@ def check_objective(
     max_seconds : float, default 60
         What would take longer is skipped, and the report then is not ok.
     optimizer : str or object, optional
-        Of the estimate; by default Adam at the best of three rates.
+        Of the estimate; by default that of `minimize`.
     estimate : bool, default True
-        Whether to run the estimate, at most 333 calls, where time allows.
+        Whether to run the estimate, at most 315 calls, where time allows.
     rng : int or numpy.random.Generator, default 0
         Draws the points.
     expected_failures : mapping of str to str, optional
@@ -252,9 +219,8 @@ def check_objective(
     gains: list[ParallelGain] = []
     in_time = MAX_CALLS * s.call_seconds <= s.deadline - time.monotonic()
     if estimate and in_time and s.objective.has_value and not results.failed:
-        optimizer, gains = measure_parallel_gain(s.function, s.x0, optimizer)
-    chosen = repr(optimizer) if gains else ""
-    return ObjectiveReport(results, len(s.x0), seconds, s.noise, tuple(gains), chosen)
+        gains = measure_parallel_gain(s, optimizer)
+    return ObjectiveReport(results, len(s.x0), seconds, s.noise, tuple(gains))
 
 
 @dataclass(frozen=True, slots=True)

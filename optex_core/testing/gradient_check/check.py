@@ -29,6 +29,7 @@ from optex_core.testing.gradient_check.directional import (
     Function,
     LineIntegral,
     Precision,
+    Site,
     check_direction,
     gradient_is_stale,
     integrate_line,
@@ -169,16 +170,17 @@ def check_gradient(
     # long steps may leave the domain; what is not finite is left out
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         p = _precision(at, x, draws[0], eps, accuracy, jac)
-        found = [check_direction(at, x, f, g, v, p) for v in draws]
+        site = Site(at, x, f, g, p)
+        found = [check_direction(site, v) for v in draws]
         # Of a gradient A x, a line through 0 shows the symmetric part of A alone.
-        bases = [x + ASIDE * v for v in (*draws[1:], draws[0])]
-        aside = [integrate_line(at, b, at(b)[0], v, p) for b, v in zip(bases, draws, strict=True)]
-        rows, bad, stale = check_coordinates(at, x, f, g, size, p, rng)
+        bases = [site.at(x + ASIDE * v) for v in (*draws[1:], draws[0])]
+        aside = [integrate_line(base, v) for base, v in zip(bases, draws, strict=True)]
+        rows, bad, stale = check_coordinates(site, size, rng)
         for v in draws:
-            stale += gradient_is_stale(f, at(x + 1e-5 * v), at(x - 1e-5 * v), p)
+            stale += gradient_is_stale(site, at(x + 1e-5 * v), at(x - 1e-5 * v))
         judge = _Judge(found, aside, bad, p)
         if judge.suspicious and not bad:
-            worst = worst_coordinate(at, x, f, draws[0], p)
+            worst = worst_coordinate(site, draws[0])
             if worst is not None:
                 rows, judge.bad = (worst, *rows), 1
         single = _single_precision(at, x, draws[0]) if eps < 1e-10 else ""

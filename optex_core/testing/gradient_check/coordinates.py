@@ -8,8 +8,7 @@ import numpy as np
 
 from optex_core.testing.gradient_check.directional import (
     LENGTHS,
-    Function,
-    Precision,
+    Site,
     gradient_is_stale,
     integrate_segment,
 )
@@ -22,13 +21,7 @@ Row = tuple[int, float, float]
 
 
 def check_coordinates(
-    function: Function,
-    x: np.ndarray,
-    f: float,
-    g: np.ndarray,
-    scale: np.ndarray,
-    p: Precision,
-    rng: np.random.Generator,
+    site: Site, scale: np.ndarray, rng: np.random.Generator
 ) -> tuple[tuple[Row, ...], int, int]:
     """Central differences of single coordinates, half of them the largest of the gradient, half
     drawn, the worst first.
@@ -40,6 +33,7 @@ def check_coordinates(
     with its own size, and an entry counts as wrong only if its gap exceeds ten times what halving
     the step changes, and what rounding and noise may hide.
     """
+    function, x, g, p = site.function, site.x, site.g, site.p
     chosen = np.arange(len(x))
     if len(x) > COORDINATES:
         large = np.argsort(-np.abs(g) * scale, kind="stable")[: COORDINATES // 2]
@@ -55,7 +49,7 @@ def check_coordinates(
             high, low = function(up), function(down)
             differences.append((high[0] - low[0]) / float(up[i] - down[i]))
             size = max(size, abs(high[0]), abs(low[0]))
-        stale += gradient_is_stale(f, high, low, p)
+        stale += gradient_is_stale(site, high, low)
         gap, doubt = abs(g[i] - differences[1]), abs(differences[0] - differences[1])
         hidden = max(1e3 * p.eps * size, 20 * p.noise) / step
         wrong = gap > max(10 * doubt + hidden, p.tolerance * abs(g[i]))
@@ -64,16 +58,15 @@ def check_coordinates(
     return tuple(row[2] for row in rows), sum(row[0] for row in rows), stale
 
 
-def worst_coordinate(
-    function: Function, x: np.ndarray, f: float, v: np.ndarray, p: Precision
-) -> Row | None:
+def worst_coordinate(site: Site, v: np.ndarray) -> Row | None:
     """The entry with the largest error beside x, by halving the set of coordinates: eight
     evaluations for every half.
 
     None where the error does not sit in single entries: the gap of the last one is then a small
     part of its own slope.
     """
-    p = dataclasses.replace(p, gradient_noise=0.0)
+    site = dataclasses.replace(site, p=dataclasses.replace(site.p, gradient_noise=0.0))
+    function, x = site.function, site.x
 
     def part(indices: np.ndarray) -> np.ndarray:
         only = np.zeros_like(v)
@@ -83,13 +76,13 @@ def worst_coordinate(
     inside = np.arange(len(x))
     while len(inside) > 1:
         halves = inside[: len(inside) // 2], inside[len(inside) // 2 :]
-        found = [integrate_segment(function, x, f, part(half), LENGTHS[1], p) for half in halves]
+        found = [integrate_segment(site, part(half), LENGTHS[1]) for half in halves]
         gaps = [0.0 if one is None else one.gap for one in found]
         inside = halves[int(gaps[1] > gaps[0])]
     i, along = int(inside[0]), part(inside)
-    one = integrate_segment(function, x, f, along, LENGTHS[1], p)
+    one = integrate_segment(site, along, LENGTHS[1])
     if one is None or not one.wrong or one.relative < 1e-3:
         return None
-    h, base = p.eps ** (1 / 3), x + 2 * LENGTHS[1] * along
+    h, base = site.p.eps ** (1 / 3), x + 2 * LENGTHS[1] * along
     high, low = function(base + h * along)[0], function(base - h * along)[0]
     return i, float(function(base)[1][i]), float((high - low) / (2 * h * v[i]))

@@ -48,6 +48,21 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """A function at a point, and what may be asked of it."""
+
+    function: Function
+    x: np.ndarray
+    f: float  # the value at x
+    g: np.ndarray  # the gradient there
+    p: Precision
+
+    def at(self, x: np.ndarray) -> Site:
+        """The same function at another point."""
+        return Site(self.function, x, *self.function(x), self.p)
+
+
+@dataclass(frozen=True, slots=True)
 class LineIntegral:
     """The gradient integrated from x to x + 2hv, against the difference of values at its ends."""
 
@@ -103,15 +118,14 @@ class DirectionCheck:
         return self.one_sided[0] != self.one_sided[1]
 
 
-def check_direction(
-    function: Function, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, p: Precision
-) -> DirectionCheck:
+def check_direction(site: Site, v: np.ndarray) -> DirectionCheck:
     """Differences at all steps against the slope, and the gradient along a line from x.
 
     Errors of the central difference are relative to the largest of: both slopes, the change of
     slope over the step, what rounding and noise hide.
     """
-    slope = float(g @ v)
+    function, x, f, p = site.function, site.x, site.f, site.p
+    slope = float(site.g @ v)
     plus, minus = (np.array([function(x + sign * h * v)[0] for h in STEPS]) for sign in (1, -1))
     difference = (plus - minus) / (2 * STEPS)
     large = STEPS >= 1e-4  # below, rounding alone could pass for agreement
@@ -134,8 +148,7 @@ def check_direction(
     powers = powers[np.isfinite(powers)]
     rate = float(np.median(powers)) if len(powers) else math.nan
     sides, jump = _one_sided_slopes(f, plus, minus, np.maximum(16 * p.eps * size, 8 * p.noise))
-    integral = integrate_line(function, x, f, v, p)
-    return DirectionCheck(slope, errors, remainders, rate, sides, jump, integral)
+    return DirectionCheck(slope, errors, remainders, rate, sides, jump, integrate_line(site, v))
 
 
 def _one_sided_slopes(
@@ -158,17 +171,16 @@ def _one_sided_slopes(
     return (central, central), 0.0
 
 
-def gradient_is_stale(f: float, high: Pair, low: Pair, p: Precision) -> bool:
+def gradient_is_stale(site: Site, high: Pair, low: Pair) -> bool:
     """True where a function bends between two points on both sides of x, and its gradient has the
     same bits at both: it was not computed anew.
     """
+    f, p = site.f, site.p
     floor = 100 * max(p.eps * max(abs(f), abs(high[0]), abs(low[0])), p.noise)
     return abs(high[0] + low[0] - 2 * f) > floor and bool(np.array_equal(high[1], low[1]))
 
 
-def integrate_line(
-    function: Function, x: np.ndarray, f: float, v: np.ndarray, p: Precision
-) -> LineIntegral | None:
+def integrate_line(site: Site, v: np.ndarray) -> LineIntegral | None:
     """The gradient along v over the first of `LENGTHS` that the rule resolves, else the one with
     the least doubt; None where none is finite.
 
@@ -177,27 +189,27 @@ def integrate_line(
     """
     found: list[LineIntegral] = []
     for h in LENGTHS:
-        one = integrate_segment(function, x, f, v, h, p)
+        one = integrate_segment(site, v, h)
         if one is None:
             continue
         found.append(one)
         # else a shorter one has less doubt
-        resolved = SIGNIFICANT * one.doubt <= p.accuracy * one.size or one.rule <= one.doubt / 2
+        accurate = SIGNIFICANT * one.doubt <= site.p.accuracy * one.size
+        resolved = accurate or one.rule <= one.doubt / 2
         if resolved or (len(found) > 1 and one.wrong and found[-2].wrong):
             return one
     right = [one for one in found if not one.wrong] or found
     return min(right, key=lambda one: one.doubt / one.length, default=None)
 
 
-def integrate_segment(
-    function: Function, x: np.ndarray, f: float, v: np.ndarray, h: float, p: Precision
-) -> LineIntegral | None:
+def integrate_segment(site: Site, v: np.ndarray, h: float) -> LineIntegral | None:
     """The comparison over one segment: seven gradients and a value; None where something is not
     finite.
 
     The segment lies on one side of x: at a point of symmetry, as a minimum is, the errors of a
     wrong gradient on both sides cancel.
     """
+    function, x, f, p = site.function, site.x, site.f, site.p
     end = function(x + 2 * h * v)[0]
     slopes, sizes = np.empty(len(NODES)), np.empty(len(NODES))
     for i, t in enumerate(NODES):
