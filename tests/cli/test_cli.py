@@ -85,9 +85,14 @@ def falling(rows: int, rate: float) -> Trace:
     return trace
 
 
-def command(*words: str) -> int:
+def shell(text: str) -> list[str]:
+    """The arguments in a line of the shell."""
+    return text.split()
+
+
+def command(*arguments: str) -> int:
     try:
-        return main(words)
+        return main(arguments)
     except SystemExit as end:  # argparse ends the process itself
         return int(end.code or 0)
 
@@ -113,20 +118,9 @@ def test_a_real_process(here: Path) -> None:
 
 def test_minimize_a_function_of_the_user(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("start.npy", np.array([3.0, -4.0]))
-    options = [
-        "--optimizer",
-        "sgd",
-        "--learning-rate",
-        "0.1",
-        "--workers",
-        "0",
-        "--gtol",
-        "1e-5",
-        "--output",
-        "out",
-        "--no-plot",
-        "--quiet",
-    ]
+    options = shell(
+        "--optimizer sgd --learning-rate 0.1 --workers 0 --gtol 1e-5 --output out --no-plot --quiet"
+    )
     assert command("minimize", "bowls:bowl", "--x0", "start.npy", *options) == 0
     said = capsys.readouterr()
     assert "below gtol" in said.out
@@ -137,18 +131,10 @@ def test_minimize_a_function_of_the_user(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_minimize_goes_on_from_a_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [
-        "minimize",
-        "sphere",
-        "--workers",
-        "0",
-        "--no-baseline",
-        "--no-plot",
-        "--quiet",
-        "--checkpoint",
-        "run.optex",
-        "--resume",
-    ]
+    options = shell(
+        "minimize sphere --workers 0 --no-baseline --no-plot --quiet "
+        "--checkpoint run.optex --resume"
+    )
     assert command(*options, "--maxiter", "2", "--output", "a") == 0
     assert command(*options, "--maxiter", "2", "--output", "a") == 0, "nothing is left to do"
     assert load_run("a").summary["nit"] == 2
@@ -164,30 +150,11 @@ def test_minimize_an_external_program_within_bounds(
     (here / "simulate.py").write_text(code)
     np.save("x0.npy", np.array([2.0, 3.0]))
     command_line = f"{sys.executable} simulate.py {{parameters}} {{gradient}}"
-    options = [
-        "--parameters",
-        "p.txt",
-        "--value",
-        "stdout.txt",
-        "--files",
-        "simulate.py",
-        "--bounds=0.5,9",
-        "--x0",
-        "x0.npy",
-        "--no-plot",
-    ]
-    method = [
-        "--optimizer",
-        "sgd",
-        "--learning-rate",
-        "0.4",
-        "--maxiter",
-        "3",
-        "--output",
-        "out",
-        "--baseline-time",
-        "5",
-    ]
+    options = shell(
+        "--parameters p.txt --value stdout.txt --files simulate.py --bounds=0.5,9 "
+        "--x0 x0.npy --no-plot"
+    )
+    method = shell("--optimizer sgd --learning-rate 0.4 --maxiter 3 --output out --baseline-time 5")
     assert command("minimize", "--program", command_line, *options, *method) == 0, (
         capsys.readouterr()
     )
@@ -206,19 +173,9 @@ def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(
     (here / "slow.py").write_text(
         "import time\n\ndef fun(x):\n    time.perf_counter.advance(0.05)\n    return x @ x, 2 * x\n"
     )
-    options = [
-        "--dimension",
-        "3",
-        "--optimizer",
-        "sgd",
-        "--learning-rate",
-        "0.01",
-        "--maxiter",
-        "9",
-        "--workers",
-        "0",
-        "--no-plot",
-    ]
+    options = shell(
+        "--dimension 3 --optimizer sgd --learning-rate 0.01 --maxiter 9 --workers 0 --no-plot"
+    )
     command("minimize", "slow:fun", *options, "--baseline-time", "0.4")
     assert (
         "rounds (max_time); --baseline-time allows more than 0.4 s in all"
@@ -323,13 +280,7 @@ def test_check_of_separate_and_of_vectorized_functions(
     assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", *five) == 0
     assert (
         command(
-            "check",
-            "bowls:row_values",
-            "--jac",
-            "bowls:slope",
-            "--vectorized",
-            "--gradient-only",
-            *five,
+            *shell("check bowls:row_values --jac bowls:slope --vectorized --gradient-only"), *five
         )
         == 0
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from combinations import covering_pairs
 from float32_bounds import float32_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,9 +162,9 @@ def asked(strategy, x0, X, G, backend, monkeypatch, coefficients, rate, **given)
     return points, engine.machine.surrogate.posterior()
 
 
-@pytest.mark.parametrize("coefficients", [False, True], ids=["arrays", "coefficients"])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("seed", "backend", "coefficients"), covering_pairs(range(12), BACKENDS, [False, True])
+)
 def test_the_points_of_a_round(seed, backend, coefficients, monkeypatch):
     """e_{s+1} <= (1 + rate L) e_s + rate |d mu| + 3 u |z_{s+1}| for e_s = |z_s - its twin| in
     z_{s+1} = z_s - rate mu(z_s); u once on coefficients.

@@ -11,6 +11,7 @@ import signal
 
 import numpy as np
 import pytest
+from combinations import covering_pairs
 from kronecker_paths import SHAPES, D, InlineService, gradient, start, walked
 
 import optex_core as ox
@@ -78,29 +79,26 @@ def test_all_checks_of_optimizers_hold_with_their_formula():
 # -- reductions ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+KNOWN = {
+    "adam": (ox.Adam(0.05), {"b2": 0.999}),
+    "settings": (ox.Adam(0.05, b1=0.8, b2=0.95, eps=1e-4), {"b1": 0.8, "b2": 0.95, "eps": 1e-4}),
+    "adamw": (ox.AdamW(0.05, decay=0.3), {"b2": 0.999, "decay": 0.3}),
+}
+OFF = {
+    "sides": {"sides": "none"},
+    "single-numbers": {"shapes": [()] * D},
+    "no-vectors": {"shapes": [(D,)], "vectors": False},
+    "max-axis": {"max_axis": 1},
+}
+
+
 @pytest.mark.parametrize(
-    "off",
-    [
-        {"sides": "none"},
-        {"shapes": [()] * D},
-        {"shapes": [(D,)], "vectors": False},
-        {"max_axis": 1},
-    ],
-    ids=str,
+    ("name", "off", "backend", "dtype"),
+    covering_pairs(KNOWN, OFF, ["numpy", "numba"], [np.float32, np.float64]),
 )
-@pytest.mark.parametrize(
-    ("known", "settings"),
-    [
-        (ox.Adam(0.05), {"b2": 0.999}),
-        (ox.Adam(0.05, b1=0.8, b2=0.95, eps=1e-4), {"b1": 0.8, "b2": 0.95, "eps": 1e-4}),
-        (ox.AdamW(0.05, decay=0.3), {"b2": 0.999, "decay": 0.3}),
-    ],
-    ids=["adam", "settings", "adamw"],
-)
-def test_without_bases_it_is_adam_bit_for_bit(known, settings, off, backend, dtype):
-    optimizer = ox.SOAP(0.05, **{"shapes": SHAPES, **settings, **off})
+def test_without_bases_it_is_adam_bit_for_bit(name, off, backend, dtype):
+    known, settings = KNOWN[name]
+    optimizer = ox.SOAP(0.05, **{"shapes": SHAPES, **settings, **OFF[off]})
     chosen = get_backend(backend)
     expected, _ = walked(known, 20, start(dtype=dtype), backend=chosen)
     path, _ = walked(optimizer, 20, start(dtype=dtype), backend=chosen)

@@ -19,6 +19,8 @@ from optex_core.testing import CheckReport, check_objective, check_simulator, ru
 from optex_core.testing.suites.objective import SUITE, prepare_objective
 
 X0 = np.array([1.0, -2.0, 0.5, 3.0])
+#: One worker process in place of two, and no estimate of what parallelism would gain.
+QUICK: dict[str, Any] = {"estimate": False, "workers": 1}
 
 
 def bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -188,7 +190,7 @@ def test_a_batch_whose_rows_mix() -> None:
     def mixing(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return (X * X).sum(1), 2 * (X - X.mean(0))
 
-    report = check_objective(mixing, X0, vectorized=True, estimate=False)
+    report = check_objective(mixing, X0, vectorized=True, **QUICK)
     assert [r.name for r in report.results.failed][-1] == "batch_matches_rows"
     assert check_objective(
         lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False
@@ -196,7 +198,7 @@ def test_a_batch_whose_rows_mix() -> None:
 
 
 def test_nan_at_the_start() -> None:
-    report = check_objective(lambda x: (np.nan, 2 * x), X0, estimate=False)
+    report = check_objective(lambda x: (np.nan, 2 * x), X0, **QUICK)
     assert report.results["returns_match_shape_of_x"].status == "failed"
 
 
@@ -220,7 +222,7 @@ def test_right_functions_pass(name: str) -> None:
 
 
 def test_noise_is_measured_and_may_be_meant() -> None:
-    strict = check_objective(IsRandom(), X0, estimate=False)
+    strict = check_objective(IsRandom(), X0, **QUICK)
     assert 1e-5 < strict.noise < 1e-1
     assert [r.name for r in strict.results.failed] == ["is_deterministic"]
     assert checked_here(IsRandom(), noisy=True).ok
@@ -228,7 +230,7 @@ def test_noise_is_measured_and_may_be_meant() -> None:
 
 def test_said_so() -> None:
     excuse = {"returns_fresh_arrays": "one buffer is reused"}
-    report = check_objective(ReusesABuffer(), X0, estimate=False, expected_failures=excuse)
+    report = check_objective(ReusesABuffer(), X0, **QUICK, expected_failures=excuse)
     assert report.results["returns_fresh_arrays"].status == "failed as expected"
 
 
@@ -259,16 +261,16 @@ def test_what_would_take_too_long_is_not_green() -> None:
 
 
 def test_simulator_is_both() -> None:
-    report = check_simulator(bowl, X0, estimate=False)
+    report = check_simulator(bowl, X0, **QUICK)
     assert report.ok
     assert report.gradient is not None
     assert "gradient of bowl" in str(report)
     assert "objective bowl" in str(report)
-    assert not check_simulator(lambda x: (x @ x, 3 * x), X0, estimate=False).ok
+    assert not check_simulator(lambda x: (x @ x, 3 * x), X0, **QUICK).ok
     assert check_simulator(
         lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False
     ).ok
-    assert check_simulator(None, X0, jac=lambda x: 2 * x, estimate=False).gradient is None
+    assert check_simulator(None, X0, jac=lambda x: 2 * x, **QUICK).gradient is None
 
 
 def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
