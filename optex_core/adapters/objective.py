@@ -198,10 +198,7 @@ class Objective:
         return self._difference(x, value, calls)
 
     def _difference(
-        self,
-        x: Array,
-        value: complex,
-        calls: Callable[[Sequence[Perturbation]], list[complex]],
+        self, x: Array, value: complex, calls: Callable[[Sequence[Perturbation]], list[complex]]
     ) -> Array:
         """The gradient from the calls at the shifted points, again over longer steps if need be."""
         scheme: DifferenceScheme | None = self.difference_scheme(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -12,13 +11,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from optex_core._validation import callable_, short_repr
-from optex_core.async_sgd.records import BurstResult, BurstStatus, Pull, Push
-from optex_core.errors import (
-    ArgumentTypeError,
-    CapabilityError,
-    EvaluationError,
-    format_traceback,
-)
+from optex_core.async_sgd.records import BurstContext, BurstResult, BurstStatus, Pull, Push
+from optex_core.errors import ArgumentTypeError, CapabilityError, EvaluationError, format_traceback
 from optex_core.execution.factory import make_workers
 from optex_core.execution.workers.evaluation_workers import Workers
 from optex_core.execution.workers.serialization import SerializedResult
@@ -74,18 +68,19 @@ class BurstRunner:
         return BurstResult(c.id, push, seconds=time.perf_counter() - start)
 
 
-def _run_burst(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
-    """Run a burst in a worker. The parameters travel as `v`, outside of `pull`; a large sum of
-    steps goes back the way they have come.
-    """
+def _run_burst(
+    runner: BurstRunner, v: Array | SharedArrayHandle, context: BurstContext, evaluation: bool
+) -> SerializedResult:
+    """Run a burst in a worker; a large sum of steps goes back the way the parameters have come."""
     vector = open_vector(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
-    result = runner.run(replace(pull, v=vector))
+    result = runner.run(Pull(vector, context, evaluation))
     push = result.push
-    fits = isinstance(push, Push) and getattr(push.b, "shape", None) == vector.shape
-    if fits and push is not None and push.b.dtype == vector.dtype:
-        result = replace(result, push=replace(push, b=store_result(v, push.b)))
+    if isinstance(v, SharedArrayHandle) and isinstance(push, Push):
+        b = push.b
+        if getattr(b, "shape", None) == vector.shape and b.dtype == vector.dtype:
+            result = replace(result, push=replace(push, b=store_result(v, b)))
     return SerializedResult(result)
 
 
@@ -185,54 +180,32 @@ class BackgroundExecutor(BurstExecutor):
 
     def __init__(self, runner: BurstRunner, workers: Workers) -> None:
         self._runner, self._workers = runner, workers
-        self._futures: dict[int, Future[SerializedResult]] = {}
-        self._done: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
-        self._first_seen_running: dict[int, float] = {}
 
     @property
     def pending(self) -> int:
-        return len(self._futures)
+        return len(self._workers.running)
 
     def submit(self, pull: Pull) -> None:
         worker = None if pull.evaluation else pull.context.worker
+        call = pull.v, pull.context, pull.evaluation
         try:
-            future = self._workers.submit(pull.v, replace(pull, v=pull.v[:0]), worker=worker)
+            self._workers.submit(*call, key=pull.id, worker=worker)
         except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: shut down
             raise EvaluationError(
                 f"{self._workers.name} takes no work ({error}). It is the caller's pool and is not "
                 "replaced here; with workers=<number of processes> a dead worker costs its burst "
                 "and is replaced"
             ) from error
-        self._futures[pull.id] = future
-        future.add_done_callback(lambda f: self._done.put((pull.id, f)))
 
     def next(self, timeout: float | None = None) -> list[BurstResult]:
-        end = None if timeout is None else time.monotonic() + timeout
-        results: list[BurstResult] = []
-        while self._futures:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            try:
-                # Wait for the first one only.
-                burst_id, future = self._done.get(not results, None if results else left)
-            except queue.Empty:
-                break
-            if self._futures.get(burst_id) is future:  # else it was given up
-                self._forget(burst_id)
-                results.append(_result(burst_id, future))
-        return results
+        return [_result(burst_id, future) for burst_id, future in self._workers.wait(timeout)]
 
     def overdue(self, seconds: float) -> list[int]:
-        now, found = time.perf_counter(), []
-        for burst_id, future in self._futures.items():
-            # What is done waits for the driver, which may be in a callback.
-            if future.running():
-                seen = self._first_seen_running.setdefault(burst_id, now)
-                if (getattr(future, "started_at", None) or seen) < now - seconds:
-                    found.append(burst_id)
-        return found
+        latest = time.perf_counter() - seconds
+        return [burst_id for burst_id, at in self._workers.started().items() if at < latest]
 
     def give_up(self, burst_id: int) -> None:
-        future = self._forget(burst_id)
+        future = self._workers.forget(burst_id)
         pinned = getattr(future, "worker", None)
         if not self._workers.terminate(future):
             future.cancel()  # else its place in a user's pool stays taken
@@ -242,25 +215,20 @@ class BackgroundExecutor(BurstExecutor):
                 self._runner.drop(pinned)
 
     def abandon(self) -> None:
-        for burst_id in list(self._futures):
+        for burst_id in list(self._workers.running):
             if self._workers.pool is None:
-                self._forget(burst_id).cancel()
+                self._workers.forget(burst_id).cancel()
             else:
                 self.give_up(burst_id)
 
     def close(self) -> None:
-        for burst_id in list(self._futures):
-            self._forget(burst_id).cancel()
         self._workers.close()
-
-    def _forget(self, burst_id: int) -> Future[SerializedResult]:
-        self._first_seen_running.pop(burst_id, None)
-        return self._futures.pop(burst_id)
 
 
 def _result(burst_id: int, future: Future[SerializedResult]) -> BurstResult:
     try:
-        return replace(future.result().result, id=burst_id)
+        result: BurstResult = future.result().result
+        return result
     except (BrokenExecutor, CancelledError):
         return BurstResult(burst_id, failure=BurstStatus.WORKER)
     except Exception as error:  # of the transport: errors of bursts are in their results

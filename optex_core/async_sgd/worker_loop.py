@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 from optex_core._validation import callable_, integer, is_true, one_of, positive, short_repr
 from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.master import Master
-from optex_core.async_sgd.records import (
-    BurstContext,
-    BurstResult,
-    BurstStatus,
-    Pull,
-    Push,
-    Receipt,
-)
+from optex_core.async_sgd.records import BurstContext, BurstResult, BurstStatus, Pull, Push, Receipt
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError, describe
 from optex_core.execution.deferred_interrupt import DeferredInterrupt

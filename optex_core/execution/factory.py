@@ -17,7 +17,7 @@ from optex_core.execution.difference_evaluator import wrap_finite_differences
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
 from optex_core.execution.workers.evaluation_workers import Workers
-from optex_core.execution.workers.serialization import evaluate_point
+from optex_core.execution.workers.serialization import Run, evaluate_point
 from optex_core.types import ObjectiveProtocol
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]
@@ -64,7 +64,11 @@ def make_evaluator(
 
 
 def make_workers(
-    run: Callable[..., object], target: object, workers: Any, parallelism: int, expected: str
+    run: Run,
+    target: object,
+    workers: Any,
+    parallelism: int,
+    expected: str,
 ) -> Workers | None:
     """The `Workers` for ``run(target, x, *rest)`` that the argument `workers` stands for, which
     must be `expected`; None where it may be a map-like.

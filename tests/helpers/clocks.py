@@ -47,6 +47,6 @@ def only_these_bursts_take_too_long(
     """Bursts for which ``hangs(id)`` is true are overdue, and no others."""
 
     def overdue(self: BackgroundExecutor, seconds: float) -> list[int]:
-        return [burst_id for burst_id in self._futures if hangs(burst_id)]
+        return [burst_id for burst_id in self._workers.running if hangs(burst_id)]
 
     monkeypatch.setattr(BackgroundExecutor, "overdue", overdue)

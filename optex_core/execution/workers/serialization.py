@@ -16,12 +16,15 @@ import pickle
 import types
 from collections import ChainMap
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from optex_core import errors
 from optex_core.execution.base import run_evaluation
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
 from optex_core.types import Array, Context, ObjectiveProtocol, Perturbation
+
+#: What workers run: ``run(objective, x, *rest)``, a function of a module.
+Run: TypeAlias = "Callable[..., SerializedResult]"
 
 #: Objectives that this process has loaded, by the token of their content. A worker of a long-lived
 #: pool may serve several runs.
@@ -29,8 +32,9 @@ _loaded: dict[str, object] = {}
 _MAX_LOADED = 8
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
-#: What `install_objective` left for this worker: name, token and bytes of the objective.
-_installed: tuple[str, str, bytes] | None = None
+#: What `install_objective` left for this worker: the function, and name, token and bytes of the
+#: objective.
+_installed: tuple[Run, str, str, bytes] | None = None
 
 
 def dumps(thing: object) -> bytes:
@@ -163,21 +167,21 @@ def forbid_during_import() -> None:
         )
 
 
-def install_objective(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective in this worker for `run_installed`, and load it. An error, of imports on
-    the way for example, is reported by the first call.
+def install_objective(run: Run, name: str, token: str, payload: bytes) -> None:
+    """Keep in this worker what `run_installed` needs, and load the objective. An error, of imports
+    on the way for example, is reported by the first call.
     """
     global _installed  # noqa: PLW0603  a worker has nothing but its modules to keep it in
-    _installed = name, token, payload
+    _installed = run, name, token, payload
     with contextlib.suppress(BaseException):
         load_objective(token, payload)
 
 
-def run_installed(run: Callable[..., object], *args: Any) -> object:
+def run_installed(*args: Any) -> SerializedResult:
     """``run(objective, *args)`` in a process of ours; ObjectiveError if it cannot be loaded."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
-    name, token, payload = _installed
+    run, name, token, payload = _installed
     try:
         objective = load_objective(token, payload)
     except BaseException as error:  # imports on the way may raise anything
@@ -186,9 +190,7 @@ def run_installed(run: Callable[..., object], *args: Any) -> object:
     return run(objective, *args)
 
 
-def run_serialized(
-    run: Callable[..., object], objective: SerializedObjective, *args: Any
-) -> object:
+def run_serialized(run: Run, objective: SerializedObjective, *args: Any) -> object:
     """``run(objective, *args)`` in a pool of the user's."""
     return run(objective.objective, *args)
 
