@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optex_core._validation import (
-    boolean,
-    callable_,
-    integer,
-    reject_unknown_keywords,
-    short_repr,
-)
+from optex_core._validation import boolean, callable_, integer, reject_unknown_keywords, short_repr
 from optex_core.adapters.call_signature import takes_seed
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy

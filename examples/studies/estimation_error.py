@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _comparison import (
-    ALONE,
-    FASTER,
-    LBFGSB,
-    METHODS,
-    RATELESS,
-    TUNING_SEED,
-    Objective,
-    minimized,
-)
+from _comparison import ALONE, FASTER, LBFGSB, METHODS, RATELESS, TUNING_SEED, Objective, minimized
 from _study import Findings, Study, Table, run_study
 from scipy.spatial.distance import cdist
 
@@ -106,12 +97,7 @@ def scores(
         size += float(g @ g)
         covered.append(float(np.mean(np.abs(mu - g) <= Z90 * std / math.sqrt(len(g)))))
         repeated += float((G[-1] - g) @ (G[-1] - g))
-    return {
-        "error": error,
-        "size": size,
-        "covered": float(np.mean(covered)),
-        "repeated": repeated,
-    }
+    return {"error": error, "size": size, "covered": float(np.mean(covered)), "repeated": repeated}
 
 
 def real_scores(title: str, n: int, seed: int, mean: str) -> dict[str, float]:

@@ -11,20 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _comparison import (
-    IDEAL,
-    LBFGSB,
-    METHODS,
-    Objective,
-    compare,
-    task,
-)
+from _comparison import IDEAL, LBFGSB, METHODS, Objective, compare, task
 from _network_models import Characters, Digits, Minibatches
-from _report import (
-    draw_curves,
-    finals_table,
-    rounds_table,
-)
+from _report import draw_curves, finals_table, rounds_table
 from _study import Findings, Study, run_study
 
 import optex_core as ox

@@ -15,17 +15,7 @@ from typing import Any
 
 import numpy as np
 from _classic_control import Acrobot, CartPole, Environment, Games, MountainCar
-from _comparison import (
-    ALONE,
-    FASTER,
-    IDEAL,
-    LBFGSB,
-    METHODS,
-    RATELESS,
-    Run,
-    Task,
-    compare,
-)
+from _comparison import ALONE, FASTER, IDEAL, LBFGSB, METHODS, RATELESS, Run, Task, compare
 from _q_network import QNetwork, evaluate
 from _report import median, spread
 from _study import Findings, Study, Table, run_study

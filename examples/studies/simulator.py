@@ -11,22 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _comparison import (
-    ALONE,
-    IDEAL,
-    LBFGSB,
-    METHODS,
-    RATELESS,
-    Objective,
-    Task,
-    compare,
-    task,
-)
-from _report import (
-    draw_curves,
-    finals_table,
-    rounds_table,
-)
+from _comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS, Objective, Task, compare, task
+from _report import draw_curves, finals_table, rounds_table
 from _resistivity import ACROSS, DOWN, GROUND, Resistivity
 from _study import Findings, Study, run_study
 

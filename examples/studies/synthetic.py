@@ -10,20 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _comparison import (
-    IDEAL,
-    METHODS,
-    Objective,
-    compare,
-    minimized,
-    task,
-)
-from _report import (
-    draw_curves,
-    finals_table,
-    rounds_table,
-    spread,
-)
+from _comparison import IDEAL, METHODS, Objective, compare, minimized, task
+from _report import draw_curves, finals_table, rounds_table, spread
 from _study import Findings, Study, Table, run_study
 
 import optex_core as ox
@@ -159,14 +147,7 @@ def draw(findings: Findings, figure: Any) -> None:
     draw_curves(findings.comparisons, figure)
 
 
-STUDY = Study(
-    "synthetic",
-    "Synthetic functions",
-    TEXT,
-    Path(__file__),
-    measure,
-    draw,
-)
+STUDY = Study("synthetic", "Synthetic functions", TEXT, Path(__file__), measure, draw)
 
 if __name__ == "__main__":
     raise SystemExit(run_study(STUDY))

@@ -15,15 +15,7 @@ from statistics import geometric_mean
 import numpy as np
 
 from optex_core.bench._lbfgsb import NAME, run_lbfgsb
-from optex_core.bench._runner import (
-    Row,
-    finish,
-    make_parser,
-    numbered,
-    numbers,
-    output_folder,
-    say,
-)
+from optex_core.bench._runner import Row, finish, make_parser, numbered, numbers, output_folder, say
 from optex_core.bench._tables import columns, first_hit, short
 from optex_core.engine.optex import OptEx
 from optex_core.errors import EvaluationError

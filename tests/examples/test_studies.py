@@ -27,12 +27,7 @@ from _comparison import (
     minimized,
 )
 from _page import page, results
-from _report import (
-    losers,
-    median,
-    rounds_table,
-    spread,
-)
+from _report import losers, median, rounds_table, spread
 
 import optex_core
 from optex_core.bench import studies

@@ -471,7 +471,7 @@ class TestNewTexts:
             "from topic_model import TopicModel\n"
             f"model = TopicModel.load({str(tmp_path / 'topics.npz')!r})\n"
             f"np.save({str(tmp_path / 'shares.npy')!r},"
-            " model.shares(['green apples', 'fast trains', 'none']))\n",
+            " model.shares(['green apples', 'fast trains', 'none']))\n"
         )
         shares = np.load(tmp_path / "shares.npy")
         new = Corpus.from_texts(

@@ -27,12 +27,7 @@ from optex_core.bench._tables import columns
 from optex_core.bench.shampoo.losses import PEER_ROWS, ROWS, STEPS, least_losses, losses_table
 from optex_core.bench.shampoo.step_time import SMALL, measure, measure_small, times_table
 from optex_core.bench.shampoo.tasks import TASKS
-from optex_core.bench.shampoo.tuning import (
-    compared,
-    seconds,
-    seconds_table,
-    steps_table,
-)
+from optex_core.bench.shampoo.tuning import compared, seconds, seconds_table, steps_table
 
 EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and times: an hour
   optex-core bench shampoo --quick     two tasks, one seed, short times: half a minute

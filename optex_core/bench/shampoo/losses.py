@@ -91,10 +91,7 @@ def optimizer_of_row(
 
 
 def least_losses(
-    seeds: int,
-    rates: Sequence[float],
-    store: Store,
-    rows: Sequence[tuple[str, float]] = ROWS,
+    seeds: int, rates: Sequence[float], store: Store, rows: Sequence[tuple[str, float]] = ROWS
 ) -> Row:
     """For each row and batch the best setting and the losses of its seeds, JSON; trials that the
     store does not hold yet are run.
