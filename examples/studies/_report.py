@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from _comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS
-from _study import Table
 
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import short
@@ -18,6 +18,15 @@ from optex_core.engine.plots import COLOURS, DASHES
 MARGIN = 1.1
 #: Figures end at this share of the value at the start.
 FLOOR = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text."""
+
+    caption: str
+    head: Sequence[str]  # the first column is to the left
+    rows: Sequence[Sequence[str]]
 
 
 def median(figures: Sequence[float | None]) -> float:

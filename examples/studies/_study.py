@@ -9,21 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from _report import Table, draw_curves
+
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row, as_json, finish, make_parser, output_folder
 from optex_core.bench._tables import columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of text."""
-
-    caption: str
-    head: Sequence[str]  # the first column is to the left
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,8 @@ class Study:
     #: ``measure(mode, store)`` with the mode "quick", "default" or "full"; every costly number
     #: comes from ``store.compute``.
     measure: Callable[[str, Store], Findings]
-    draw: Callable[[Findings, Figure], None]
+    #: None: the curves of the comparisons.
+    draw: Callable[[Findings, Figure], None] | None = None
 
 
 def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
@@ -89,10 +83,11 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         **as_json(findings),
     }
     texts = (f"{table.caption}\n\n{columns(table.head, table.rows)}" for table in findings.tables)
-    return finish(
-        study.name,
-        folder,
-        "\n\n\n".join(texts) + "\n",
-        document,
-        lambda figure: study.draw(findings, figure),
-    )
+
+    def draw(figure: Figure) -> None:
+        if study.draw is None:
+            draw_curves(findings.comparisons, figure)
+        else:
+            study.draw(findings, figure)
+
+    return finish(study.name, folder, "\n\n\n".join(texts) + "\n", document, draw)

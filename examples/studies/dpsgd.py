@@ -126,8 +126,7 @@ def tuned_losses(s: Mapping[str, Any], store: Store) -> list[dict[str, Any]]:
     def loss(way: str, N: int, rate: float, seed: int) -> float:
         def run() -> dict[str, Any]:
             with np.errstate(over="ignore"):  # rates that are too high
-                value = final_loss(way, N, rate, s["gradients"], seed)
-            return {"loss": value if np.isfinite(value) else None}
+                return {"loss": final_loss(way, N, rate, s["gradients"], seed)}
 
         found = store.compute(f"tuned/{way}/{N}/{rate}/{seed}", run)["loss"]
         return np.inf if found is None else float(found)

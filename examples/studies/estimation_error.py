@@ -155,7 +155,7 @@ def law(level: float, numbers: Sequence[int], seeds: int, store: Store) -> list[
         def run() -> dict[str, Any]:
             make = partial(squared_gradient, level)
             done = minimized(make, ox.SGD, LAW_ROUNDS, N, method, rate, seed)
-            return {"final": done.final if math.isfinite(done.final) else None}
+            return {"final": done.final}
 
         found = store.compute(f"law/{level}/{method}/{N}/{rate}/{seed}", run)["final"]
         return math.inf if found is None else float(found)

@@ -13,7 +13,7 @@ from typing import Any
 
 from _comparison import IDEAL, LBFGSB, METHODS, Objective, compare, task
 from _network_models import Characters, Digits, Minibatches
-from _report import draw_curves, finals_table, rounds_table
+from _report import finals_table, rounds_table
 from _study import Findings, Study, run_study
 
 import optex_core as ox
@@ -74,11 +74,7 @@ def measure(mode: str, store: Store) -> Findings:
     return Findings([rounds_table(found, clock=True), finals_table(found)], found)
 
 
-def draw(findings: Findings, figure: Any) -> None:
-    draw_curves(findings.comparisons, figure)
-
-
-STUDY = Study("networks", "Networks on real data", TEXT, Path(__file__), measure, draw)
+STUDY = Study("networks", "Networks on real data", TEXT, Path(__file__), measure)
 
 if __name__ == "__main__":
     raise SystemExit(run_study(STUDY))

@@ -8,11 +8,10 @@ from __future__ import annotations
 import importlib.util
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from _comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS, Objective, Task, compare, task
-from _report import draw_curves, finals_table, rounds_table
+from _report import finals_table, rounds_table
 from _resistivity import ACROSS, DOWN, GROUND, Resistivity
 from _study import Findings, Study, run_study
 
@@ -72,11 +71,7 @@ def measure(mode: str, store: Store) -> Findings:
     return Findings([rounds_table(found, clock=True), finals_table(found)], found, skipped=skipped)
 
 
-def draw(findings: Findings, figure: Any) -> None:
-    draw_curves(findings.comparisons, figure)
-
-
-STUDY = Study("simulator", "Simulators on worker processes", TEXT, Path(__file__), measure, draw)
+STUDY = Study("simulator", "Simulators on worker processes", TEXT, Path(__file__), measure)
 
 if __name__ == "__main__":
     raise SystemExit(run_study(STUDY))

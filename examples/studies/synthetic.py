@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from _comparison import IDEAL, METHODS, Objective, compare, minimized, task
-from _report import draw_curves, finals_table, rounds_table, spread
+from _report import finals_table, rounds_table, spread
 from _study import Findings, Study, Table, run_study
 
 import optex_core as ox
 from optex_core.bench._result_store import Store
+from optex_core.bench._tables import first_hit
 from optex_core.problems import get_problem
 
 TEXT = """Ackley, Sphere, Rosenbrock and Levy, functions of the OptEx paper, from its start
@@ -119,13 +120,10 @@ def _ablated(
             partial(make, "rosenbrock", d), ox.Adam, rounds, value if setting == "N" else N,
             method, tuned["rates"][method], seed, **options,
         )  # fmt: skip
-        hits = np.flatnonzero(np.array(done.values) <= tuned["goals"][seed])
-        return {"rounds": int(hits[0]) if len(hits) else None}
+        return {"rounds": first_hit(done.values, tuned["goals"][seed])}
 
-    rounds_: int | None = store.compute(f"ablation/{setting}/{value}/{method}/{seed}", run)[
-        "rounds"
-    ]
-    return rounds_
+    found: int | None = store.compute(f"ablation/{setting}/{value}/{method}/{seed}", run)["rounds"]
+    return found
 
 
 def ablation_table(rows: list[dict[str, Any]]) -> Table:
@@ -143,11 +141,7 @@ def ablation_table(rows: list[dict[str, Any]]) -> Table:
     )
 
 
-def draw(findings: Findings, figure: Any) -> None:
-    draw_curves(findings.comparisons, figure)
-
-
-STUDY = Study("synthetic", "Synthetic functions", TEXT, Path(__file__), measure, draw)
+STUDY = Study("synthetic", "Synthetic functions", TEXT, Path(__file__), measure)
 
 if __name__ == "__main__":
     raise SystemExit(run_study(STUDY))
