@@ -24,22 +24,10 @@ from numpy.typing import DTypeLike
 from optex_core.backends.types import (
     FusedSteps,
     PosteriorArrays,
-    PredictedStep,
     Rule,
     SubspaceRolloutFunction,
 )
 from optex_core.types import Array
-
-__all__ = [
-    "Backend",
-    "FusedSteps",
-    "PosteriorArrays",
-    "PredictedStep",
-    "Rule",
-    "SubspaceRolloutFunction",
-    "axpy_rule",
-    "clip_rule",
-]
 
 #: Entries of one operand of a product or a sum that are handled at a time by the default methods.
 _CHUNK = 65_536

@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import CUDA_PREAMBLE, TracedValuesDiffer, TracingError, trace_rule
-from optex_core.backends.base import Backend, Rule
+from optex_core.backends.base import Backend
+from optex_core.backends.types import Rule
 from optex_core.errors import BackendError
 from optex_core.types import Array
 

@@ -17,14 +17,9 @@ from numpy.typing import DTypeLike
 from optex_core.backends._buffer_pool import MIN_BYTES, BufferPool
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import TracingError
-from optex_core.backends.base import (
-    Backend,
-    FusedSteps,
-    PosteriorArrays,
-    Rule,
-    SubspaceRolloutFunction,
-)
+from optex_core.backends.base import Backend
 from optex_core.backends.numpy_ import NumpyBackend
+from optex_core.backends.types import FusedSteps, PosteriorArrays, Rule, SubspaceRolloutFunction
 from optex_core.errors import BackendError
 from optex_core.types import Array
 

@@ -11,23 +11,20 @@ enough they took 1.3 to 1.5 times as long, so the engine holds BLAS at one threa
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache, wraps
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import is_elementwise
 from optex_core.backends._scratch import Scratch
-from optex_core.backends.base import Backend, Rule
+from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
+from optex_core.backends.types import Rule
 from optex_core.types import Array
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 #: Entries of all arrays of one piece; operations on n rows take BLOCK_SIZE // n columns at a time.
 BLOCK_SIZE = 16_384
@@ -39,44 +36,9 @@ _SMALL = 2_048
 _MAX_DIFFERENCE_COLUMNS = 2_048
 
 
-class _FPState(threading.local):
-    """`on` in a thread that is inside `NumpyBackend.ignore_fp_warnings`."""
-
-    on = False
-
-
-class _FPGuard:
-    """The context of `NumpyBackend.ignore_fp_warnings`; as a generator it took twice the time."""
-
-    __slots__ = ("_state",)
-
-    def __enter__(self) -> None:
-        self._state = np.errstate(all="ignore")
-        self._state.__enter__()
-        _FP_STATE.on = True
-
-    def __exit__(self, *_: object) -> None:
-        _FP_STATE.on = False
-        self._state.__exit__(None, None, None)
-
-
-_FP_STATE, _scratch = _FPState(), Scratch().empty
-
-
-def _without_fp_warnings(operation: Callable[P, R]) -> Callable[P, R]:
-    """Keep NumPy from warning of overflow and nan, which no other backend does.
-
-    1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` nothing.
-    """
-
-    @wraps(operation)
-    def silent(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _FP_STATE.on:
-            return operation(*args, **kwargs)
-        with np.errstate(all="ignore"):
-            return operation(*args, **kwargs)
-
-    return silent
+_scratch = Scratch().empty
+#: Keeps NumPy from warning of overflow and nan, which no other backend does; 1 us a call.
+_without_fp_warnings = np.errstate(all="ignore")
 
 
 @lru_cache(maxsize=256)
@@ -97,7 +59,7 @@ class NumpyBackend(Backend):
     xp = np
 
     def ignore_fp_warnings(self) -> AbstractContextManager[None]:
-        return nullcontext() if _FP_STATE.on else _FPGuard()
+        return np.errstate(all="ignore")
 
     def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         return np.array(x, dtype=dtype, copy=True, order="C")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from optex_core.backends.base import PosteriorArrays
+from optex_core.backends.types import PosteriorArrays
 from optex_core.model.history import History
 from optex_core.model.kernels.base import get_kernel, traced_kernel
 from optex_core.model.kriging import IllConditioned, KrigingSystem

@@ -39,12 +39,9 @@ if TYPE_CHECKING:
     from optex_core.optimizers.wrappers import Projected as Projected
     from optex_core.optimizers.wrappers import WeightDecay as WeightDecay
 
-BoundOptimizer = OptimizerOnBackend  # its former name
-
 __all__ = [
     "OPTIMIZERS",
     "WRAPPERS",
-    "BoundOptimizer",
     "ElementwiseOptimizer",
     "ElementwiseState",
     "Optimizer",

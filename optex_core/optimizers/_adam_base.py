@@ -17,16 +17,6 @@ class AdamBase(ElementwiseOptimizer):
     rule takes others.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
-
-    Parameters
-    ----------
-    learning_rate : float or schedule
-        Positive. In units of x.
-    b1, b2 : float
-        Decay rate of the moment, in [0, 1).
-    eps : float
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
-        always zero.
     """
 
     slot_names: ClassVar[tuple[str, ...]] = ("m", "v")

@@ -21,8 +21,6 @@ class Adadelta(ElementwiseOptimizer):
     ----------
     learning_rate : float or schedule, default 1
         Positive, a pure number.
-    rho : float, default 0.9
-        Decay rate of both averages, in [0, 1).
     eps : float, default 1e-6
         Positive, inside both roots; it sets the size of the first steps.
 

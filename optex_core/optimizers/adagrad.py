@@ -20,8 +20,6 @@ class Adagrad(ElementwiseOptimizer):
     ----------
     initial_accumulator : float, default 0
         What s holds at first, in units of the squared gradient.
-    eps : float, default 1e-10
-        Added outside the root, in units of the gradient.
 
     References
     ----------

@@ -16,11 +16,6 @@ class AdamW(AdamBase):
 
     x <- (1 - rate decay) x - rate m^ / (sqrt(v^) + eps), with the moments of `Adam`.
 
-    Parameters
-    ----------
-    decay : float, default 1e-2
-        Zero or more, multiplied by the rate; 0 is `Adam`.
-
     References
     ----------
     Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101,

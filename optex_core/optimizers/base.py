@@ -160,6 +160,19 @@ class ElementwiseOptimizer(Optimizer):
     ----------
     learning_rate : float or schedule
         Positive. In units of x.
+    momentum : float
+        The share of the last step that is kept, in [0, 1).
+    rho, alpha : float
+        Decay rate of the averages, in [0, 1).
+    b1 : float
+        Decay rate of the first moment, in [0, 1).
+    b2 : float
+        Decay rate of the second moment, in [0, 1).
+    eps : float
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
+    decay : float
+        Decoupled weight decay: zero or more, multiplied by the rate.
     """
 
     learning_rate: LearningRate

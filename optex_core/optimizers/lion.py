@@ -20,8 +20,6 @@ class Lion(ElementwiseOptimizer):
     ----------
     b1, b2 : float, default 0.9, 0.99
         Share of the momentum in the direction, and decay rate of the momentum, in [0, 1).
-    decay : float, default 0
-        Decoupled weight decay, zero or more, multiplied by the rate.
 
     References
     ----------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from optex_core._validation import POSITIVE, UNIT_INTERVAL, check_fields
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
@@ -89,28 +91,7 @@ class Prodigy(Optimizer):
     r is measured at x, where the gradient is. Predicted gradients (``trusted=False``) leave d, r
     and s as they are: they are statements about true gradients.
 
-    Measured: the drop that remains after 80 rounds of 8 averaged gradients, over that of Adam at
-    the best of six rates from 1e-3 to 0.3, medians of 5 seeds. The first four: digits, minibatches
-    of 64 or 32; then noise in the gradient as large as the first gradient (svm, trig, scaled
-    quadratic: 0.3 to 0.5 of it). Within 1.25: 8 of 11, with ``first_step=1e-4`` 10 of 11.
-    The constants were chosen on these problems.
-
-    ====================  =======  ===============  ===================
-    problem               default  first_step=1e-4  algorithm 4 itself
-    ====================  =======  ===============  ===================
-    network 48            0.88     0.86             0.73
-    network 64            0.77     0.72             0.70
-    network 32, tanh      1.32     1.13             0.87
-    softmax               1.85     1.73             0.92
-    logistic regression   1.17     1.22             7.80
-    Rosenbrock            1.10     1.05             5.85
-    quadratic             0.71     1.03             5.99
-    factorization         0.48     0.43             4.67
-    smoothed svm          1.48     1.01             7.39
-    trigonometric         0.16     0.14             4.28
-    quadratic, x 100      1.00     0.83             7.50
-    ====================  =======  ===============  ===================
-
+    Against Adam at the best of six rates, on eleven problems with noise: RESULTS.md, last section.
     With exact gradients a tuned optimizer, or L-BFGS, is the better choice.
 
     References
@@ -160,13 +141,8 @@ class Prodigy(Optimizer):
         backend, t = backend or for_array(x), state.t + 1
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         x, g = backend.copy_in(x, x.dtype), backend.copy_in(g, x.dtype)
-        z, average, s = state.z, state.average, state.s
-        d, r, weights, searching = (
-            state.distance,
-            state.numerator,
-            state.weights,
-            state.searching,
-        )
+        z, average, s, searching = state.z, state.average, state.s, state.searching
+        d, r, weights = state.distance, state.numerator, state.weights
         if searching and t > 1 and trusted:
             agreement = _cosine(backend, g, s)
             if agreement > AGREEMENT:
@@ -187,7 +163,9 @@ class Prodigy(Optimizer):
                 weight = (1.0 - decay) * d * d
                 r = decay * r + weight * (backend.dot(g, state.x0) - backend.dot(g, x))
                 (s,) = backend.apply(decayed_sum_rule, (s, g), (decay, weight))
-                estimate = r / max(_sum_abs(backend, s), 1e-300)
+                with backend.ignore_fp_warnings():
+                    sum_abs = float(backend.xp.abs(s).sum(dtype=np.float64))
+                estimate = r / max(sum_abs, 1e-300)
         weights += d * d
         length = rate * d / math.sqrt(1.0 + t / HORIZON)
         b1, root = 0.0 if searching else self.b1, math.sqrt(1.0 - self.b2**t)
@@ -201,9 +179,3 @@ class Prodigy(Optimizer):
 def _cosine(backend: Backend, a: Array, b: Array) -> float:
     lengths = math.sqrt(backend.dot(a, a)) * math.sqrt(backend.dot(b, b))
     return backend.dot(a, b) / lengths if lengths > 0.0 else 0.0
-
-
-def _sum_abs(backend: Backend, x: Array) -> float:
-    xp = backend.xp
-    with backend.ignore_fp_warnings():
-        return float(xp.abs(x).sum(dtype=xp.float64))

@@ -59,12 +59,6 @@ class RMSprop(ElementwiseOptimizer):
 
     Parameters
     ----------
-    alpha : float, default 0.99
-        Decay rate of the averages, in [0, 1).
-    eps : float, default 1e-8
-        Added outside the root, in units of the gradient.
-    momentum : float, default 0
-        In [0, 1).
     centered : bool, default False
         Divide by the standard deviation instead of the root mean square. A gradient that is
         constant over many steps is then divided by rounding errors or eps.

@@ -31,7 +31,19 @@ SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry("schedule", __
 
 
 class Schedule(ABC):
-    """A learning rate that depends on the step number alone."""
+    """A learning rate that depends on the step number alone.
+
+    Parameters
+    ----------
+    initial : float
+        Positive, the rate at t = 0.
+    inner : float or callable
+        The rate that is changed, a positive number or a schedule ``t -> rate``.
+    steps : int
+        The length, in steps.
+    every : int
+        Steps in which the rate falls by the factor.
+    """
 
     name: ClassVar[str]
 
@@ -51,9 +63,6 @@ class StatefulSchedule(ABC):
     """
 
     name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @abstractmethod
     def initial(self) -> tuple[float, ...]:
@@ -141,12 +150,11 @@ def rate_at(
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class Constant(Schedule):
-    """rate(t) = value: the same as passing the number.
+    """rate(t) = value, which is positive: the same as passing the number.
 
     Parameters
     ----------
     value : float
-        Positive.
     """
 
     name = "constant"
@@ -163,12 +171,8 @@ class Exponential(Schedule):
 
     Parameters
     ----------
-    initial : float
-        Positive, the rate at t = 0.
     decay : float
         In (0, 1].
-    every : int, default 1
-        Steps in which the rate falls by the factor `decay`.
     """
 
     name = "exponential"
@@ -187,10 +191,6 @@ class Step(Schedule):
 
     Parameters
     ----------
-    initial : float
-        Positive, the rate of the first stretch.
-    every : int
-        Steps in a stretch.
     factor : float, default 0.1
         Positive, between one stretch and the next.
     """
@@ -212,10 +212,6 @@ class Cosine(Schedule):
 
     Parameters
     ----------
-    initial : float
-        Positive, the rate at t = 0.
-    steps : int
-        Length of the half wave.
     final : float, default 0
         At most `initial`.
 
@@ -247,8 +243,6 @@ class WarmUp(Schedule):
 
     Parameters
     ----------
-    inner : float or callable
-        The rate after the warm-up, a positive number or a schedule ``t -> rate``.
     steps : int
         Length of the warm-up; 0 is none.
 
@@ -336,8 +330,7 @@ class ReduceOnPlateau(StatefulSchedule):
     Parameters
     ----------
     inner : float or callable
-        The rate that is reduced, a positive number or a schedule ``t -> rate``, for example
-        `WarmUp`.
+        The rate that is reduced, such as `WarmUp`: a positive number or a schedule ``t -> rate``.
     factor : float, default 0.1
         In (0, 1).
     patience : int, default 10

@@ -43,8 +43,6 @@ class SGD(ElementwiseOptimizer):
     ----------
     learning_rate : float or schedule
         Positive. No default: it depends on the curvature (1/L for an L-smooth function).
-    momentum : float, default 0
-        In [0, 1).
     nesterov : bool, default False
         Needs momentum > 0.
 

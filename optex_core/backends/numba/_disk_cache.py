@@ -190,17 +190,3 @@ class DiskCache:
             os.replace(file.name, path)
         except OSError as error:
             logger.info("compiled code could not be kept in %s (%s)", self._folder, error)
-
-    @property
-    def cache_path(self) -> str:
-        """The folder."""
-        return str(self._folder)
-
-    def enable(self) -> None:
-        """Always on."""
-
-    def disable(self) -> None:
-        """Always on."""
-
-    def flush(self) -> None:
-        """Entries never become stale."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numba.core.config
@@ -23,16 +23,6 @@ config: Any = numba.core.config
 JIT_DISABLED = bool(config.DISABLE_JIT)
 
 
-class CompiledCodeCache(Protocol):
-    """The methods that a dispatcher calls of its cache."""
-
-    def load_overload(self, sig: object, target_context: object) -> object:
-        """The compiled form for a signature, or None."""
-
-    def save_overload(self, sig: object, data: object) -> None:
-        """Keep a compiled form."""
-
-
 def compile_function(
     function: Callable[..., Any], options: dict[str, Any], *, inner: bool = False
 ) -> object:
@@ -40,8 +30,10 @@ def compile_function(
     return numba.njit(**options | {"no_cpython_wrapper": inner, "no_cfunc_wrapper": True})(function)
 
 
-def set_cache(dispatcher: Any, cache: CompiledCodeCache) -> None:
-    """Give a dispatcher the cache that ``cache=True`` would give it."""
+def set_cache(dispatcher: Any, cache: object) -> None:
+    """Give a dispatcher an object with `load_overload` and `save_overload`, the place of the cache
+    that ``cache=True`` would give it.
+    """
     dispatcher._cache = cache
 
 
