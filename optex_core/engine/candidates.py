@@ -17,34 +17,18 @@ from optex_core.types import Array, Candidate
 
 @dataclass(frozen=True, slots=True)
 class FailedEvaluation:
-    """One evaluation that gave no usable gradient.
-
-    Attributes
-    ----------
-    id, iteration, slot, seed, attempt : int
-        Which evaluation it was; `attempt` counts from 0.
-    x : array, shape (d,)
-        Where.
-    message : str
-        One sentence.
-    error : BaseException or None
-        The exception, None if the numbers were not finite.
-    traceback : str
-        The traceback as text, "" if there was none.
-    value : float
-        The value there, where it is known although the gradient failed; else nan.
-    """
+    """One evaluation that gave no usable gradient."""
 
     id: int
     iteration: int
     slot: int
     seed: int
-    x: Array
-    message: str
-    error: BaseException | None = None
-    traceback: str = ""
+    x: Array  # shape (d,): where
+    message: str  # one sentence
+    error: BaseException | None = None  # None if the numbers were not finite
+    traceback: str = ""  # as text, "" if there was none
     attempt: int = 0
-    value: float = math.nan
+    value: float = math.nan  # where it is known although the gradient failed
 
 
 def candidate_seed(run: int, iteration: int, slot: int) -> int:

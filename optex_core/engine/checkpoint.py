@@ -18,7 +18,6 @@ from optex_core.backends import get_backend
 from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.npz_file import Header, read_npz, write_npz
 from optex_core.engine.round_machine import RoundMachine
-from optex_core.engine.settings import as_criteria
 from optex_core.engine.settings_spec import (
     array_digest,
     compare_specs,
@@ -26,6 +25,7 @@ from optex_core.engine.settings_spec import (
     to_spec,
     with_defaults,
 )
+from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
@@ -181,7 +181,7 @@ def _specs(values: Mapping[str, object]) -> Header:
 
 
 def engine_arguments(
-    header: Header, arrays: Arrays, given: Mapping[str, object], criteria: Mapping[str, object]
+    header: Header, arrays: Arrays, given: Mapping[str, object], criteria: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Arguments of the `OptEx` that a save belongs to.
 
@@ -196,7 +196,7 @@ def engine_arguments(
     if "estimator" not in parts:
         fields = {name: from_spec(one, "estimator") for name, one in known["estimator"].items()}
         parts["estimator"] = GradientEstimator(**fields)
-    new = dataclasses.asdict(as_criteria(**criteria))
+    new = dataclasses.asdict(Criteria(**criteria))
     backend = get_backend(known["backend"])
     bounded = "low" in arrays
     return {

@@ -51,6 +51,21 @@ def check_filename(what: str, path: object, longest: str = "") -> None:
         ) from error
 
 
+def check_writable(what: str, path: str | os.PathLike[str], longest: str = "") -> None:
+    """As `check_filename`; refuse a folder too, and a file in a folder that there is not."""
+    check_filename(what, path, longest)
+    if os.path.isdir(path) or not os.fspath(path):
+        raise CheckpointError(
+            f"cannot save to {short_repr(os.fspath(path))}: it is a folder; give the name of a file"
+            " in it"
+        )
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"cannot save to {path}: the folder {folder} does not exist; create it first"
+        )
+
+
 def open_regular_file(path: str | os.PathLike[str], what: str) -> BinaryIO:
     """Open a file to read; pipes and devices, which may have no end, are refused."""
     try:
@@ -85,16 +100,8 @@ def write_npz(
     `header` is JSON with a "format" and an integer "version"; names, dtypes and shapes of the
     arrays, none of objects, are added to it. OSError if the system cannot write.
     """
-    check_filename("path", path)
+    check_writable("path", path)
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(
-            f"cannot save to {path}: it is a folder; give the name of a file in it"
-        )
-    if not path.parent.is_dir():
-        raise CheckpointError(
-            f"cannot save to {path}: the folder {path.parent} does not exist; create it first"
-        )
     members = {name: [a.dtype.str, list(a.shape)] for name, a in arrays.items()}
     text = json.dumps({**header, "arrays": sorted(arrays), "members": members}, sort_keys=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

@@ -23,13 +23,12 @@ from numpy.typing import ArrayLike
 from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
-from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
+    BoxConstraints,
     Settings,
     as_bounds,
-    as_criteria,
     as_scale,
     as_x0,
     choose_strategy,
@@ -38,6 +37,7 @@ from optex_core.engine.settings import (
 )
 from optex_core.engine.state import EngineState, RoundState
 from optex_core.engine.status import Status
+from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import (
     as_gradient,
@@ -183,15 +183,7 @@ class OptEx:
                 " gradients are predicted by the estimator",
                 chosen.name,
             )
-        criteria = as_criteria(
-            maxiter=maxiter,
-            gtol=gtol,
-            ftol=ftol,
-            xtol=xtol,
-            target=target,
-            max_time=max_time,
-            max_evals=max_evals,
-        )
+        criteria = Criteria(maxiter, gtol, ftol, xtol, target, max_time, max_evals)
         settings = Settings(
             optimizer=rule,
             parallelism=parallelism,
@@ -281,24 +273,19 @@ class OptEx:
             The value there.
         error : BaseException, optional
             In place of the gradient: why there is none. At the iterate itself (slot 0) this ends
-            the run, elsewhere the point is dropped. A `value` told with it counts for the best
-            point.
+            the run, elsewhere the point is dropped. A `value` beside it counts for the best point.
         seconds : float, optional
             How long the evaluation took.
         nfev, njev : int, optional
             How many calls it took, by default one each (nfev 0 without a value).
         traceback : str, optional
-            Where `error` was raised, as text, if it came from another process; else it is taken
-            from `error`.
+            Where `error` was raised, if not in this process.
 
         Raises
         ------
-        ProtocolError
-            For an id that was told already or never asked; nothing is changed.
-        ArgumentError, ArgumentTypeError
-            For a gradient or value of the wrong shape or type; nothing is changed.
-        CapabilityError
-            If there is no value but something reads values.
+        ProtocolError, ArgumentError, ArgumentTypeError, CapabilityError
+            For an id that was told already or never asked, a gradient or value of the wrong shape
+            or type, or no value where something reads values; nothing is changed.
         """
         machine = self.machine
         s, backend = machine.state, machine.backend
@@ -357,10 +344,7 @@ class OptEx:
         njev: int,
         traceback: str | None = None,
     ) -> None:
-        """Count a failed attempt at a point that will be tried again.
-
-        It goes to `failures`; the point stays pending.
-        """
+        """Count a failed attempt at a point that stays pending: it will be tried again."""
         candidate, _ = self.machine.find_candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
@@ -368,20 +352,14 @@ class OptEx:
 
     @_locked
     def shorten(self) -> None:
-        """End the iteration at the point whose gradient is asked for.
-
-        For a budget with one evaluation left, which becomes the final one.
-        """
+        """End the iteration at the pending point, whose evaluation becomes the final one."""
         if self.round is not None and self.state.first_slot:
             self.machine.round = None
             self.machine.end_iteration()
 
     @_locked
     def make_final(self) -> None:
-        """Let the open round end the run with theta_t: the same point and seed.
-
-        For a run whose retries have taken what `max_evals` had kept for the final evaluation.
-        """
+        """Let theta_t end the run: retries took what `max_evals` kept for the final evaluation."""
         r, limit = self.round, self.settings.criteria.max_evals
         if r is not None and limit is not None:
             r.is_final, r.evaluations_at_open = True, limit - 1
@@ -479,19 +457,9 @@ class OptEx:
     ) -> OptEx:
         """Read the engine that `save` wrote.
 
-        Parameters
-        ----------
-        path : path-like
-        optimizer, strategy, estimator : optional
-            What a file cannot hold (a callable schedule, a user's own object) is passed again; an
-            error names it.
-        **criteria
-            New stopping criteria in place of the saved ones, such as ``maxiter=2000``.
-
-        Raises
-        ------
-        CheckpointError
-            The file is missing, damaged or foreign, or holds a part that has to be passed again.
+        `optimizer`, `strategy` and `estimator` are passed again where a file cannot hold them (a
+        callable schedule, a user's own object); an error names them. `criteria` replace the saved
+        ones: ``maxiter=2000``. CheckpointError if the file is missing, damaged or foreign.
         """
         from optex_core.engine import checkpoint
 

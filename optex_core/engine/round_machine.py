@@ -25,14 +25,13 @@ from functools import partial
 from typing import Any
 
 from optex_core.backends.base import Backend
-from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import (
     FailedEvaluation,
     candidate_seed,
     find_candidate,
     first_id,
 )
-from optex_core.engine.settings import Settings
+from optex_core.engine.settings import BoxConstraints, Settings
 from optex_core.engine.state import EngineState, RoundState, merge_rows
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of

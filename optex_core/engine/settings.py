@@ -15,7 +15,7 @@ from optex_core.backends import float_array, is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED
 from optex_core.engine.stopping import Criteria
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, did_you_mean
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.history import History
 from optex_core.model.kriging import lapack
@@ -42,6 +42,25 @@ class Settings:
     high: Array | None = None
     scale: Array | None = None  # shape (d,), or None: units of the parameters
     tag: str | None = None  # the user's name of the problem; a saved run of another tag is refused
+
+
+@dataclass(frozen=True, slots=True)
+class BoxConstraints:
+    """low <= x <= high, or no bounds at all."""
+
+    low: Array | None  # shape (d,), or None
+    high: Array | None
+    backend: Backend
+
+    def project(self, x: Array) -> Array:
+        """P(x), the point of the box that is nearest to `x`; `x` itself without bounds."""
+        if self.low is None or self.high is None:
+            return x
+        return self.backend.clip(x, self.low, self.high)
+
+    def gradient_norm(self, x: Array, g: Array) -> float:
+        """max |g|; under bounds that of the projected gradient x - P(x - g)."""
+        return self.backend.max_abs(g if self.low is None else x - self.project(x - g))
 
 
 #: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has
@@ -205,15 +224,6 @@ def as_scale(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     if wrong.any():
         raise ArgumentError(f"x_scale must be positive and finite, got {float(scale[wrong][0])}")
     return backend.copy_in(scale, x.dtype)
-
-
-def as_criteria(**given: Any) -> Criteria:
-    """The stopping criteria that are given; an unknown name is an error."""
-    known = [f.name for f in fields(Criteria)]
-    for name in given:
-        if name not in known:
-            raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
-    return Criteria(**given)
 
 
 def value_consumers(settings: Settings) -> list[str]:

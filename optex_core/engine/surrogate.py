@@ -12,8 +12,7 @@ from optex_core.backends.blas_threads import (
     MAX_ROWS_UNTHREADED_SUBSPACE,
     blas_single_threaded,
 )
-from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.settings import Settings, make_history
+from optex_core.engine.settings import BoxConstraints, Settings, make_history
 from optex_core.engine.state import EngineState
 from optex_core.model.estimator import fit_hyperparameters
 from optex_core.model.history import History

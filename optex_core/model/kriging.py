@@ -66,14 +66,10 @@ def eigendecompositions(
     and h0, shape (L,); m = n - 1 in the contrast form (`constant`), else n.
     """
     scaled = S[None] / np.square(lengths)[:, None, None]
-    return decompose(kernel.complement(scaled) if constant else kernel.profile(scaled), constant)
-
-
-def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `eigendecompositions`, from H = 1 - kappa (`constant`) or kappa, shape (L, n, n)."""
     if not constant:
-        values, basis = _eigen(H)
-        return values, basis, np.ones(len(H))
+        values, basis = _eigen(kernel.profile(scaled))
+        return values, basis, np.ones(len(scaled))
+    H = kernel.complement(scaled)
     h0 = mean_off_diagonal(H)
     Q = helmert_contrasts(H.shape[-1])
     values, basis = _eigen(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, positive, short_repr, working_directory
+from optex_core._validation import integer, positive
 from optex_core.engine import checkpoint
 from optex_core.engine.file_lock import FileLock
 from optex_core.engine.framed_log import FramedLog
-from optex_core.engine.npz_file import check_filename
+from optex_core.engine.npz_file import check_writable
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError
 from optex_core.runs.journal import (
@@ -63,18 +63,8 @@ class CheckpointManager:
             positive("checkpoint_every", save_interval)
         elif save_interval is not None:
             integer("checkpoint_every", save_interval, low=1)
-        check_filename("checkpoint", path, ".previous.journal")
+        check_writable("checkpoint", path, ".previous.journal")  # before anything is evaluated
         self.path = Path(path)
-        if not os.fspath(path) or (self.path.is_dir() and not resume):
-            raise CheckpointError(
-                f"checkpoint must be the name of a file, got {short_repr(os.fspath(path))}; add"
-                " one, such as run.npz"
-            )
-        folder = Path(working_directory(), self.path).parent
-        if not folder.is_dir():  # found out now and not after the first iterations
-            raise CheckpointError(
-                f"cannot save to {path}: the folder {folder} does not exist; create it first"
-            )
         self.save_interval = 1 if save_interval is None else save_interval
         self.last_saved_iteration, self._last_save_time = 0, time.monotonic()
         self._journal: FramedLog | None = None

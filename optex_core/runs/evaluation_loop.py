@@ -149,17 +149,14 @@ class EvaluationLoop:
             if self._has_quorum():
                 now = time.perf_counter()
                 quorum_at = now if quorum_at is None else quorum_at
-                if self._is_open() and now - quorum_at >= self.policy.grace:
+                if now - quorum_at >= self.policy.grace:
                     self._apply({"do": "close"})
         return overhead
 
-    def _is_open(self) -> bool:
-        r = self.engine.round
-        return r is not None and not all(r.done)
-
     def _has_quorum(self) -> bool:
+        """True if the open round may be closed without the rest."""
         r, quorum = self.engine.round, self.policy.quorum
-        if quorum is None or r is None or not (r.done[0] or r.iterate_evaluated):
+        if quorum is None or r is None or all(r.done) or not (r.done[0] or r.iterate_evaluated):
             return False
         return sum(r.done) >= min(quorum, len(r.done))
 
@@ -245,16 +242,15 @@ class EvaluationLoop:
         if message and not late and self._retry(c, result.attempt, message, result):
             return
         record = {
-            "do": "tell", "id": c.id, "nfev": result.nfev, "njev": result.njev,
-            "seconds": result.seconds, "value": result.value,
+            "id": c.id, "nfev": result.nfev, "njev": result.njev, "seconds": result.seconds,
+            "value": result.value,
         }  # fmt: skip
         if result.error is not None:
-            self._apply(record | {"traceback": result.traceback}, error=result.error)
-        else:
-            if c.slot == 0 and not late:
-                self._use_as_final(c, result.njev)
-            self._apply(record, result.gradient)
-        self._check_max_failures()
+            self._tell(record | {"traceback": result.traceback}, error=result.error)
+            return
+        if c.slot == 0 and not late:
+            self._use_as_final(c, result.njev)
+        self._tell(record, result.gradient)
 
     def _failure_reason(self, result: EvaluationResult) -> str:
         """Why a result is not usable, or "".
@@ -286,10 +282,12 @@ class EvaluationLoop:
         )
         decision = self._call_user(self.policy.decide, failure)
         r, left = self.engine.round, self._remaining_evaluations(result.njev)
-        if decision == "raise" and r is not None and _is_iterate(c, r):
+        if r is None:
+            return False
+        if decision == "raise" and _is_iterate(c, r):
             self.user_error = error
         allowed = attempt < self.policy.max_retries and not self._exceeds_max_failures(1)
-        if decision != "retry" or not allowed or left < 1 or r is None:
+        if decision != "retry" or not allowed or left < 1:
             return False
         # The last evaluation of the budget is the final one. A retry of theta_t is that too; a
         # proxy gives way to it.
@@ -330,7 +328,10 @@ class EvaluationLoop:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
 
-    def _check_max_failures(self) -> None:
+    def _tell(
+        self, record: Record, gradient: Array | None = None, error: BaseException | None = None
+    ) -> None:
+        self._apply({"do": "tell", **record}, gradient, error)
         if self._exceeds_max_failures(0):
             self.engine.abort(Status.TOO_MANY_FAILURES)
 
@@ -366,8 +367,7 @@ class EvaluationLoop:
         if c is None and id_ not in engine.machine.late:
             self._apply({"do": "count", **counts})
         else:
-            self._apply({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)
-            self._check_max_failures()
+            self._tell({"id": id_, "traceback": "", **counts}, error=error)
 
     def _count(self, nfev: int, njev: int) -> None:
         """Count calls whose result nobody waits for."""

@@ -65,37 +65,22 @@ STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategi
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The points of an iteration.
+    """The points of an iteration."""
 
-    Attributes
-    ----------
-    points : sequence of arrays, each of shape (d,)
-        In slot order; the first is theta_t, unless that was evaluated before
-        (`Strategy.reuses_observations`).
-    predictions : sequence of (array or None)
-        mu at the points where it was predicted, for the report: the engine releases each when its
-        gradient is there.
-    predicted_steps : int
-        Optimizer steps predicted, including the first.
-    path : Path or None
-        The predicted points, evaluated or not.
-    unrecorded : int
-        The last so many points are evaluated for `advance` alone: they do not enter the history and
-        are not given to `Strategy.filter_observations` and `select`.
-    cache : object
-        Anything else that `advance` needs. Never saved: an interrupted iteration is planned again,
-        with the same bits.
-    keep_outliers : bool
-        True: `Strategy.filter_observations` is not asked. Of gradients that do not repeat, one may
-        be many times longer than another at the same point.
-    """
-
+    #: Each of shape (d,), in slot order; the first is theta_t, unless that was evaluated before
+    #: (`Strategy.reuses_observations`).
     points: Sequence[Array]
+    #: mu at the points where it was predicted, for the report.
     predictions: Sequence[Vector | None] = ()
-    predicted_steps: int = 1
-    path: Path | None = None
+    predicted_steps: int = 1  # optimizer steps, including the first
+    path: Path | None = None  # the predicted points, evaluated or not
+    #: The last so many points are evaluated for `advance` alone: they do not enter the history and
+    #: are not given to `Strategy.filter_observations` and `select`.
     unrecorded: int = 0
+    #: Anything else that `advance` needs. Never saved: an interrupted iteration is planned again.
     cache: Any = None
+    #: True: `Strategy.filter_observations` is not asked. Of gradients that do not repeat, one may
+    #: be many times longer than another at the same point.
     keep_outliers: bool = False
 
     @classmethod
@@ -112,20 +97,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One usable evaluation; None stands in its place where there is none.
+    """One usable evaluation; None stands in its place where there is none."""
 
-    Attributes
-    ----------
-    gradient : array, shape (d,)
-    squared_norm : float
-        |gradient|^2.
-    value : float
-        nan where there is none.
-    """
-
-    gradient: Array
-    squared_norm: float
-    value: float = math.nan
+    gradient: Array  # shape (d,)
+    squared_norm: float  # |gradient|^2
+    value: float = math.nan  # where there is none
 
 
 #: Observations in the order of ``proposal.points``; None where an evaluation failed.
@@ -134,40 +110,19 @@ Observations = Sequence[Observation | None]
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Where the iteration ends.
+    """Where the iteration ends."""
 
-    Attributes
-    ----------
-    x : array, shape (d,)
-        theta_{t+1}.
-    state : object
-        The optimizer's state there.
-    strategy_state : object
-        The strategy's own state for the next iteration.
-    steps : int
-        Optimizer steps taken: what schedules and `nsteps` count.
-    complete : bool
-        False: the iteration goes on with another proposal (the baseline `target`).
-    depends_on_timing : bool
-        True if a measured time changed the outcome: the run is then not deterministic.
-    note : str
-        What is out of the ordinary, for the trace.
-    observation : Observation or None
-        Value and gradient at `x` where it is a point of this iteration: it is not evaluated again.
-        With ``complete=False`` it is theta_t, whose evaluation this proposal was.
-    stalled : bool
-        No lower value can be found: the run ends at `x`.
-    """
-
-    x: Array
-    state: object
-    strategy_state: object
-    steps: int = 1
-    complete: bool = True
-    depends_on_timing: bool = False
-    note: str = ""
+    x: Array  # theta_{t+1}, shape (d,)
+    state: object  # the optimizer's state there
+    strategy_state: object  # the strategy's own state for the next iteration
+    steps: int = 1  # optimizer steps taken: what schedules and `nsteps` count
+    complete: bool = True  # False: the iteration goes on with another proposal
+    depends_on_timing: bool = False  # a measured time changed the outcome
+    note: str = ""  # what is out of the ordinary, for the trace
+    #: At `x` where it is a point of this iteration: it is not evaluated again. With
+    #: ``complete=False`` it is theta_t, whose evaluation this proposal was.
     observation: Observation | None = None
-    stalled: bool = False
+    stalled: bool = False  # no lower value can be found: the run ends at `x`
 
 
 @dataclass(frozen=True, slots=True)

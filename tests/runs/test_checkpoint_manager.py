@@ -149,7 +149,7 @@ def test_a_missing_folder_is_found_out_before_anything_is_evaluated(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "."])
 def test_a_checkpoint_that_names_no_file_is_refused_at_the_door(name: str) -> None:
-    with pytest.raises(CheckpointError, match="must be the name of a file"):
+    with pytest.raises(CheckpointError, match="it is a folder; give the name of a file in it"):
         ox.minimize(lambda x: (x @ x, 2 * x), [1.0], checkpoint=name)
 
 
