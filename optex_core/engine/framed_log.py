@@ -176,27 +176,9 @@ class FramedLogReader:
     """Reader of a log, from its first frame to the end of its whole frames.
 
     Iterating gives ``(record, payload)`` with the payload as bytes; it stops at the first frame
-    that is not whole and says so in `damage`. No more memory is taken than the file has bytes.
-    The first frame must say `format` and a version up to `version`.
-
-    Attributes
-    ----------
-    header, payload : dict, bytes
-        The first frame.
-    end : int
-        Bytes of the whole frames that were read so far.
-    records : int
-        Records read so far.
-    damage : str
-        "" or why reading ended before the end of the file.
-    torn : bool
-        True if `damage` is what a kill may have left: nothing follows the frame.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing, foreign or of a later version; `DamagedFileError` for one that
-        is damaged in its first frame.
+    that is not whole and says so in `damage`. The first frame, `header` and `payload`, must say
+    `format` and a version up to `version`: CheckpointError for a file that is missing, foreign or
+    of a later version, `DamagedFileError` for one that is damaged there.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, format: str, version: int) -> None:  # noqa: A002
@@ -210,7 +192,9 @@ class FramedLogReader:
             raise
 
     def _begin(self, format: str, version: int) -> None:  # noqa: A002
-        self.end, self.records, self.damage, self.torn = len(MAGIC), -1, "", False
+        self.end, self.records = len(MAGIC), -1  # bytes of whole frames, and records, read so far
+        self.damage = ""  # or why reading ended before the end of the file
+        self.torn = False  # `damage` is what a kill may have left: nothing follows the frame
         magic = self._file.read(len(MAGIC))
         first = self._next() if magic == MAGIC else None
         if self.damage or not any(magic):

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from optex_core._validation import short_repr
+from optex_core._validation import short_repr, working_directory
 from optex_core.errors import (
     ArgumentTypeError,
     CheckpointError,
@@ -59,7 +59,7 @@ def check_writable(what: str, path: str | os.PathLike[str], longest: str = "") -
             f"cannot save to {short_repr(os.fspath(path))}: it is a folder; give the name of a file"
             " in it"
         )
-    folder = Path(path).parent
+    folder = Path(working_directory(), path).parent
     if not folder.is_dir():
         raise CheckpointError(
             f"cannot save to {path}: the folder {folder} does not exist; create it first"

@@ -51,11 +51,8 @@ def plot_trace(
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Plot a run as `Trace.plot` says: progress over iterations and gradients, steps, prediction
-    error and time. `baselines` are drawn dashed beside it in the four upper panels.
-
-    Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to
-    nearly zero are drawn above the lowest of all runs. MissingExtraError without matplotlib,
-    ArgumentError if the trace has no rows.
+    error and time; `baselines` dashed beside it in the four upper panels. ArgumentError if the
+    trace has no rows.
     """
     given: object = path
     if not (given is None or isinstance(given, (str, os.PathLike)) or hasattr(given, "write")):
@@ -93,10 +90,8 @@ def plot_trace(
 
 
 def _lowest(traces: list[Trace]) -> float:
-    """What values are drawn above: the lowest of all runs, so that the last digits show.
-
-    0.0 where that leaves nothing to see, or values fall to nearly nothing: then the best point
-    itself can be drawn.
+    """What values are drawn above: the lowest of all runs, so that the last digits show; 0.0 where
+    that leaves nothing to see, or values fall to nearly nothing.
     """
     values = np.concatenate([trace.value for trace in traces])
     values = values[np.isfinite(values)]
@@ -138,15 +133,13 @@ def _plot_accepted_steps(axes: Axes, trace: Trace) -> None:
     axes.step(iterations, accepted, where="mid", color=COLOURS[0], label="accepted")
     largest = max(1, int(window.max(initial=0)), int(accepted.max(initial=0)))
     axes.set_ylim(0, 1.25 * largest)  # room for the legend
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("optimizer steps in one iteration")
+    axes.set(xlabel="iteration", ylabel="optimizer steps in one iteration")
     axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
 
 
 def _plot_prediction_error(axes: Axes, trace: Trace) -> None:
     keep = np.isfinite(trace.prediction_error)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("relative error of predicted gradients")
+    axes.set(xlabel="iteration", ylabel="relative error of predicted gradients")
     if not keep.any():
         _show_empty(axes, "no error was measured")
         return
@@ -160,8 +153,7 @@ def _plot_prediction_error(axes: Axes, trace: Trace) -> None:
 
 
 def _plot_time(axes: Axes, trace: Trace) -> None:
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("seconds since the start")
+    axes.set(xlabel="iteration", ylabel="seconds since the start")
     columns = (trace.slowest, trace.overhead, trace.seconds)
     slowest, overhead, seconds = (np.nan_to_num(a) for a in columns)
     if not (slowest.any() or overhead.any()):
@@ -193,5 +185,4 @@ def _use_log_axis(axes: Axes, values: np.ndarray) -> None:
 
 def _show_empty(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.4")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])

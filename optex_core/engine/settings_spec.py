@@ -46,13 +46,11 @@ REGISTRIES: dict[str, Mapping[str, object]] = {
 _MAX_TEXT = 100
 
 
-def to_spec(part: Any, registries: Registries = REGISTRIES) -> Any:
-    """Describe a part of the settings as JSON; dataclasses of `registries` can be made again."""
-    return _spec(part, registries, ())
+def to_spec(part: Any, registries: Registries = REGISTRIES, around: tuple[object, ...] = ()) -> Any:
+    """Describe a part of the settings as JSON; dataclasses of `registries` can be made again.
 
-
-def _spec(part: Any, registries: Registries, around: tuple[Any, ...]) -> Any:
-    """The spec of `part` within the objects `around`: one that holds itself ends there."""
+    `around` are the objects that hold it: one that holds itself ends there.
+    """
     if part is None or isinstance(part, (bool, int, str)):
         return part
     if isinstance(part, (np.integer, np.bool_)):
@@ -62,15 +60,17 @@ def _spec(part: Any, registries: Registries, around: tuple[Any, ...]) -> Any:
     opaque: dict[str, object] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
     if any(part is other for other in around):
         return opaque
-    within = (*around, part)
+
+    def specs(held: Mapping[str, object]) -> dict[str, object]:
+        return {name: to_spec(one, registries, (*around, part)) for name, one in held.items()}
+
     if isinstance(part, (list, tuple)):
-        return [_spec(p, registries, within) for p in part]
+        return [to_spec(one, registries, (*around, part)) for one in part]
     if isinstance(part, np.ndarray) or is_cupy(part):
         host = for_array(part).to_host(part)
         if host.dtype.hasobject:  # its bytes are addresses
-            return opaque | {"fields": {"values": _spec(host.tolist(), registries, within)}}
-        text = f"{host.dtype.str} {host.shape} ".encode()
-        return opaque | {"digest": array_digest(host, text)}
+            return opaque | {"fields": specs({"values": host.tolist()})}
+        return opaque | {"digest": array_digest(host, f"{host.dtype.str} {host.shape} ".encode())}
     if isinstance(part, types.ModuleType):
         return opaque | {"named": part.__name__}
     if hasattr(part, "__qualname__"):  # a class, function or method: its module may change
@@ -78,37 +78,28 @@ def _spec(part: Any, registries: Registries, around: tuple[Any, ...]) -> Any:
         # into its main() may go on.
         named = "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__
         owner = {"self": part.__self__} if isinstance(part, types.MethodType) else {}
-        fields = {name: _spec(value, registries, within) for name, value in owner.items()}
-        return opaque | {"named": named} | ({"fields": fields} if owner else {})
+        return opaque | {"named": named} | ({"fields": specs(owner)} if owner else {})
     for family, registry in registries.items() if dataclasses.is_dataclass(part) else ():
         name = next((n for n in registry if registry[n] is type(part)), None)
         if name is not None:
-            # What only says who computes, such as a pool, is not what is computed.
-            saved = [f.name for f in dataclasses.fields(part) if f.init]
-            runtime = {f.name for f in dataclasses.fields(part) if f.metadata.get("runtime")}
-            return {
-                "family": family,
-                "name": name,
-                "fields": {
-                    f: _spec(getattr(part, f), registries, within)
-                    for f in saved
-                    if f not in runtime
-                },
-            }
+            held = {f.name: getattr(part, f.name) for f in _saved_fields(part)}
+            return {"family": family, "name": name, "fields": specs(held)}
     # What a user's object holds besides settings, such as a logger or a pool, changes while it
     # runs and holds half the world.
     inner = _is_unknown(part) and any(_is_unknown(other) for other in around)
     if inner and not callable(part) and not isinstance(part, FirstOrderOptimizer):
         return opaque
-    fields = {n: _spec(value, registries, within) for n, value in _object_fields(part).items()}
-    return opaque | {"fields": fields}
+    return opaque | {"fields": specs(_object_fields(part))}
+
+
+def _saved_fields(kind: Any) -> list[dataclasses.Field[Any]]:
+    """What only says who computes, such as a pool, is not what is computed."""
+    return [f for f in dataclasses.fields(kind) if f.init and not f.metadata.get("runtime")]
 
 
 def array_digest(array: np.ndarray, head: bytes = b"") -> str:
     """SHA-256 of the bytes of an array of numbers, after `head`."""
-    digest = hashlib.sha256(head)
-    digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _is_unknown(part: object) -> bool:
@@ -183,8 +174,8 @@ def with_defaults(spec: Any, registries: Registries = REGISTRIES) -> Any:
         return spec
     defaults = {
         f.name: to_spec(f.default, registries)
-        for f in dataclasses.fields(kind)
-        if f.init and f.default is not dataclasses.MISSING and not f.metadata.get("runtime")
+        for f in _saved_fields(kind)
+        if f.default is not dataclasses.MISSING
     }
     fields = {name: with_defaults(one, registries) for name, one in spec["fields"].items()}
     return spec | {"fields": defaults | fields}

@@ -15,33 +15,16 @@ DEFAULT_MAXITER, DEFAULT_GTOL = 1000, 1e-6
 @reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """The settings that may end a run; None means not asked for.
+    """The settings that may end a run; None means not asked for."""
 
-    Parameters
-    ----------
-    maxiter : int or None
-        Most iterations.
-    gtol : float or None
-        Stop when max |g| <= gtol at theta_t (of the projected gradient under bounds).
-    ftol : float or None
-        Stop when |f_t - f_{t-1}| <= ftol max(|f_t|, |f_{t-1}|, 1).
-    xtol : float or None
-        Stop when |theta_t - theta_{t-1}| <= xtol (xtol + |theta_t|), in units of x / x_scale.
-    target : float or None
-        (a value of the function) Stop when f_t <= target.
-    max_time : float or None
-        Seconds, on the driver's clock.
-    max_evals : int or None
-        Most gradient evaluations.
-    """
-
-    maxiter: int | None = None
-    gtol: float | None = None
-    ftol: float | None = None
+    maxiter: int | None = None  # most iterations
+    gtol: float | None = None  # max |g| <= gtol at theta_t (of the projected gradient)
+    ftol: float | None = None  # |f_t - f_{t-1}| <= ftol max(|f_t|, |f_{t-1}|, 1)
+    #: |theta_t - theta_{t-1}| <= xtol (xtol + |theta_t|), in units of x / x_scale.
     xtol: float | None = None
-    target: float | None = None
-    max_time: float | None = None
-    max_evals: int | None = None
+    target: float | None = None  # f_t <= target
+    max_time: float | None = None  # seconds, on the driver's clock
+    max_evals: int | None = None  # most gradient evaluations
 
     def __post_init__(self) -> None:
         if self.maxiter is not None:

@@ -194,20 +194,9 @@ class Trace:
         path: str | os.PathLike[str] | None = None,
         baseline: Trace | Mapping[str, Trace] | None = None,
     ) -> Figure:
-        """Plot the run, and other runs beside it; no window is opened, and no global state of
-        matplotlib is touched.
-
-        Parameters
-        ----------
-        path : path-like, optional
-            Where to save the picture; its suffix decides the format (.png, .pdf, .svg).
-        baseline : Trace or mapping of label to Trace, optional
-            Runs to compare with.
-
-        Raises
-        ------
-        MissingExtraError
-            If matplotlib is not installed.
+        """Plot the run, and `baseline` runs by label beside it, to `path`, whose suffix decides the
+        format (.png, .pdf, .svg). No window is opened and no global state touched;
+        MissingExtraError without matplotlib.
         """
         from optex_core.engine.plots import plot_trace
 

@@ -119,20 +119,8 @@ class GradientEstimator:
         return replace(self, history=history, mean=self.mean or mean)
 
     def fit(self, X: Array, G: Array, x_scale: Array | None = None) -> Posterior:
-        """Fit to rows of one's own, for use outside an engine.
-
-        Parameters
-        ----------
-        X, G : array_like, shape (n, d), n >= 1
-            Points and their gradients, oldest first; float32 and float64 are kept.
-        x_scale : float or array_like, shape (d,), optional
-            Units of the parameters: distances are taken in x / x_scale.
-
-        Raises
-        ------
-        ArgumentError, ArgumentTypeError
-            For rows that are not finite real numbers of one shape (n, d), an `x_scale` that is not
-            positive, or squared distances that overflow or underflow.
+        """Fit to points and their gradients, both of shape (n, d), oldest first, for use outside an
+        engine; `x_scale` are the units of the parameters, as in `OptEx`.
 
         Examples
         --------

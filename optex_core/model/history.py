@@ -45,17 +45,6 @@ class History:
     eager_pairs : bool, default False
         True: D, E, M and the norms of new rows are computed in one pass. False: E, M and norms (D
         too, with `dims`) when they are read: at d = 1e6 D alone takes a third of the time.
-
-    Attributes
-    ----------
-    X, G : arrays, shape (capacity, d)
-        Parameters and gradients; the first `n` rows are valid, in ring order.
-    D, E, M, S : float64 arrays, shape (capacity, capacity)
-        The pair matrices above; S are the squared kernel distances: D itself without `dims`.
-    squared_norms : float64 array, shape (capacity,)
-        |scale g_i|^2.
-    n, newest, total : int
-        Valid rows; ring index of the last one (-1 before the first); rows ever appended.
     """
 
     def __init__(
@@ -78,6 +67,7 @@ class History:
             and type(backend).pairwise_distances is not Backend.pairwise_distances
         )
         self._distance_cache: list[tuple[Array, np.ndarray]] = []
+        # Parameters and gradients, shape (capacity, d): `n` rows are valid, in ring order.
         self.X, self.G = (backend.empty((capacity, d), dtype) for _ in range(2))
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
         self._squared_norms = np.zeros(capacity)
@@ -87,7 +77,8 @@ class History:
         if dims is not None:
             self._sub = backend.empty((capacity, len(dims)), dtype)
             self._sub_scale = None if scale is None else scale[dims]
-        self.n, self.newest, self.total = 0, -1, 0
+        self.n = self.total = 0  # valid rows, and rows ever appended
+        self.newest = -1  # ring index of the last one
 
     @property
     def D(self) -> np.ndarray:
@@ -119,7 +110,7 @@ class History:
 
     @property
     def S(self) -> np.ndarray:
-        """Squared kernel distances."""
+        """Squared kernel distances: D itself without `dims`."""
         return self.D if self._subset_distances is None else self._subset_distances
 
     @property
@@ -147,24 +138,21 @@ class History:
             self._extend(pairs[begin : begin + self.capacity])
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
-        rows, backend, scale = self._next_rows(len(pairs)), self.backend, self.scale
-        if self.caches_distances and self._stale["D"]:
+        known = []
+        if self.caches_distances:
             self._refresh_stale()  # by itself: together with new rows it has other last bits
-        known = [self.cached_distances(x) if self.caches_distances else None for x, _ in pairs]
-        self._write_rows(rows, pairs)
+            known = [self.cached_distances(x) for x, _ in pairs]
+        rows = self._write_rows(pairs)
         X, G = self.X[: self.n], self.G[: self.n]
         if self.eager_pairs:
-            D, E, M = backend.pair_products(X, G, rows, scale)
+            D, E, M = self.backend.pair_products(X, G, rows, self.scale)
             self._set(rows, D=D, E=E, M=M)
         elif self.caches_distances:
             cached = zip(rows, known, strict=True)
             self._insert_cached({r: found for r, found in cached if found is not None})
         elif self.dims is None:
-            self._set(rows, D=backend.row_pair_distances(X, rows, scale))
+            self._set(rows, D=self.backend.row_pair_distances(X, rows, self.scale))
         self._update_row_norms(rows)
-
-    def _next_rows(self, count: int) -> list[int]:
-        return [(self.newest + 1 + i) % self.capacity for i in range(count)]
 
     def _insert_cached(self, known: dict[int, np.ndarray]) -> None:
         """D of new rows whose distances to the older rows are known; those among them are left."""
@@ -199,22 +187,22 @@ class History:
     def _refresh_stale(self, x: Array | None = None) -> None:
         """Compute stale rows of D, and in the same reading of the rows the distances of `x`."""
         late, rows = sorted(self._stale["D"]), self.X[: self.n]
-        if not self.caches_distances:
-            if late:
-                self._set(late, D=self.backend.row_pair_distances(rows, late, self.scale))
+        new = [] if x is None or self.cached_distances(x) is not None else [x]
+        if not self.n or not (late or new):
             return
-        points = [self.X[r] for r in late]
-        if x is not None and self.cached_distances(x) is None:
-            points.append(x)
-        if not points or not self.n:
-            return
-        found = self.backend.pairwise_distances(rows, points, self.scale)
-        if len(points) > len(late):
-            self.cache_distances(points[-1], found[-1])
+        if self.caches_distances:
+            points = [*(self.X[r] for r in late), *new]
+            found = self.backend.pairwise_distances(rows, points, self.scale)
+        else:
+            found = self.backend.row_pair_distances(rows, late, self.scale)
+        for y in new:
+            self.cache_distances(y, found[-1])
         if late:
             self._set(late, D=found[: len(late)])
 
-    def _write_rows(self, rows: list[int], pairs: Sequence[tuple[Array, Array]]) -> None:
+    def _write_rows(self, pairs: Sequence[tuple[Array, Array]]) -> list[int]:
+        """Where the new rows are in the ring."""
+        rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
         for r, (x, g) in zip(rows, pairs, strict=True):
             self.X[r] = x
             self.G[r] = g
@@ -224,6 +212,7 @@ class History:
         self.total += len(rows)
         self.newest = rows[-1]
         self._distance_cache.clear()
+        return rows
 
     def _update_row_norms(self, rows: list[int]) -> None:
         """Norms of new rows, and their distances on the coordinates of the kernel."""
@@ -242,8 +231,7 @@ class History:
 
         `D`, `E`, `M` have shape (k, n): with all rows and themselves, oldest first.
         """
-        rows = self._next_rows(len(pairs))
-        self._write_rows(rows, pairs)
+        rows = self._write_rows(pairs)
         back = np.empty(self.n, np.int64)
         back[self.chronological_order()] = np.arange(self.n)
         D, E, M = (known[:, -self.n :][:, back] for known in (D, E, M))
@@ -268,13 +256,13 @@ class History:
 
     def distances_on_dims(self, x: Array) -> np.ndarray:
         """Squared kernel distances of a point given on the coordinates of the kernel."""
-        return self.backend.squared_distances(self._sub[: self.n], x, self._sub_scale)
+        return self.backend.squared_distances(self.rows_on_dims(), x, self._sub_scale)
 
     def distances(self, x: Array) -> np.ndarray:
         """Squared kernel distances of `x` to every row, float64, shape (n,)."""
         if self.dims is not None:
             return self.distances_on_dims(x[self.dims])
-        known = self.cached_distances(x) if self._distance_cache else None
+        known = self.cached_distances(x)
         if known is not None:
             return known
         return self.backend.squared_distances(self.X[: self.n], x, self.scale)

@@ -108,11 +108,9 @@ def recover(path: Path) -> RecoveredRun | None:
             raise damaged
         return None
     try:
-        header, arrays = checkpoint.read_checkpoint(path)
+        run = _read_save(path, path)
     except DamagedFileError as error:
         run = _recover_previous(path, error, journals)
-    else:
-        run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
     if damaged is not None:
         kept = sibling(path, ".journal.damaged")
         os.replace(sibling(path, ".journal"), kept)
@@ -120,6 +118,12 @@ def recover(path: Path) -> RecoveredRun | None:
             "%s; it is kept as %s, and what it held is evaluated again", _reason(damaged), kept
         )
     return run._extend(journals)
+
+
+def _read_save(path: Path, file: Path) -> RecoveredRun:
+    """The run at `path` from a file of it."""
+    header, arrays = checkpoint.read_checkpoint(file)
+    return RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
 
 
 def _read_journals(path: Path) -> tuple[dict[int, JournalContents], DamagedFileError | None]:
@@ -145,12 +149,11 @@ def _recover_previous(
     previous, damaged = sibling(path, ".previous"), sibling(path, ".damaged")
     if previous.exists():
         try:
-            header, arrays = checkpoint.read_checkpoint(previous)
+            run = _read_save(path, previous)
         except CheckpointError as second:
             raise CheckpointError(
                 f"{error}; nor can the save before it be used: {second}"
             ) from error
-        run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
         # First, so that there is a good save under the name at any instant.
         link_or_copy(path, damaged)
         link_or_copy(previous, path)

@@ -165,11 +165,10 @@ class CoefficientSpace:
     def rollout(
         self, posterior: Posterior, x: Vector, state: object, steps: int, path: Sequence[Vector]
     ) -> Rollout:
+        found = None
         if isinstance(x, SubspaceVector) and isinstance(state, SubspaceState):
             found = self._subspace_rollout(posterior, x, state, steps, path)
-            if found is not None:
-                return found
-        return PlainRollout(self, posterior, x, state, steps, path)
+        return found or PlainRollout(self, posterior, x, state, steps, path)
 
     def _subspace_rollout(
         self,
@@ -184,8 +183,10 @@ class CoefficientSpace:
         if posterior.system is None or posterior.n == 1 or basis.history.dims is not None:
             return None
         tree, track = t.tree(state), t.path(path)
-        unrolled = None if tree is None or track is None else self._small.unroll(tree, steps)
-        if unrolled is None or track is None or t.coefficients(x) is None:
+        if tree is None or track is None or t.coefficients(x) is None:
+            return None
+        unrolled = self._small.unroll(tree, steps)
+        if unrolled is None:
             return None
         given = self, posterior, x, state, path, unrolled, track
         formula = traced_kernel(posterior.kernel, posterior.constant)
