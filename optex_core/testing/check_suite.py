@@ -1,6 +1,4 @@
-"""Check suites: named checks of one property each, generated for a subject from what it declares,
-run with or without pytest.
-"""
+"""Check suites: named checks of one property each, run with or without pytest."""
 
 from __future__ import annotations
 
@@ -91,9 +89,7 @@ class Check:
     body: Callable[[], object] = field(repr=False)
 
     def __call__(self) -> None:
-        """Run it: `CheckFailed` where the property does not hold, `CheckSkipped` where it cannot
-        run; other exceptions of the subject pass through.
-        """
+        """Run it; raise `CheckFailed`, `CheckSkipped`, or what the subject raises."""
         self.body()
 
     @property
@@ -233,9 +229,7 @@ class CheckSuite(Generic[T]):
     def check(
         self, *, when: Callable[[T], bool] | None = None, why: str = ""
     ) -> Callable[[Callable[[T], None]], Callable[[T], None]]:
-        """Decorate a check; `when` reads a declared capability without which it does not apply, and
-        `why` names it.
-        """
+        """Decorate a check; `when` reads a capability that it needs, `why` names it."""
 
         def add(function: Callable[[T], None]) -> Callable[[T], None]:
             self.definitions[function.__name__] = Definition(function, when, why)
@@ -261,9 +255,7 @@ class CheckSuite(Generic[T]):
         return run_checks(checks, expected_failures, left_out)
 
     def function(self) -> Callable[..., CheckReport]:
-        """The function ``check_<kind>``: arguments and docstring of `prepare`, with
-        `expected_failures`.
-        """
+        """``check_<kind>``: arguments and docstring of `prepare`, with `expected_failures`."""
 
         def check(
             *subject: object,

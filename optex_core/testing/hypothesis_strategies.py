@@ -1,6 +1,4 @@
-"""Hypothesis strategies: vectors, objectives with known answers, histories, settings, orders of
-completion. All shrink to what a person can read.
-"""
+"""Hypothesis strategies that shrink to what a person can read."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ def vectors(
 def quadratics(
     draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
-    """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1],
-    by choice reflected.
-    """
+    """Quadratics with eigenvalues in [1 / condition, 1] and a centre, by choice reflected."""
     d = int(_drawn(draw, d))
     weights = draw(arrays(np.float64, d, elements=st.floats(1 / condition, 1.0)))
     centre = draw(arrays(np.float64, d, elements=st.integers(-3, 3).map(float)))
@@ -100,9 +96,7 @@ def smooth_objectives(
 def noisy_objectives(
     draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, level: float = 1.0
 ) -> NoisyObjective:
-    """A smooth objective whose gradient has noise of up to `level`, drawn from the keyword
-    ``seed``.
-    """
+    """A smooth objective whose gradient has noise of up to `level`, drawn from ``seed``."""
     return NoisyObjective(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
 
 
@@ -110,9 +104,7 @@ def noisy_objectives(
 def faulty_objectives(
     draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS
 ) -> FaultyObjective:
-    """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a
-    mutated argument, a stale answer.
-    """
+    """A smooth objective that misbehaves at some calls in one of `kinds`."""
     calls = tuple(sorted(draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))))
     return FaultyObjective(draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), calls)
 
@@ -125,9 +117,7 @@ def histories(
     *,
     dtype: DTypeLike = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated
-    points, points on one line, a far offset.
-    """
+    """Rows (X, G) of shape (n, d): close, repeated, on a line, far from the origin, or any."""
     n, d = int(_drawn(draw, rows)), int(_drawn(draw, d))
     elements = numbers(8.0, smallest=2.0**-10, dtype=dtype)
     X, G = (draw(arrays(dtype, (n, d), elements=elements)) for _ in range(2))
@@ -163,9 +153,7 @@ def _field(hint: object, default: object) -> Strategy | None:
 
 @st.composite
 def _made(draw: st.DrawFn, kind: type[T], given: Mapping[str, Strategy]) -> T:
-    """An object of a registered class with plausible settings; combinations that it refuses are not
-    drawn.
-    """
+    """An object of a registered class with settings that it takes."""
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
     hints = typing.get_type_hints(kind) if fields else {}
     values = {}
@@ -193,9 +181,7 @@ def schedules() -> Strategy:
 
 
 def optimizers(*, names: tuple[str, ...] | None = None, rates: Strategy = RATES) -> Strategy:
-    """Every registered optimizer (or those of `names`), with its settings; `rates` draws the
-    learning rate.
-    """
+    """Every registered optimizer (or those of `names`) with its settings."""
     given = {"learning_rate": rates}
     kinds = st.sampled_from(list(names or OPTIMIZERS))
     return kinds.flatmap(lambda name: _made(OPTIMIZERS[name], given))

@@ -1,6 +1,4 @@
-"""`check_objective` and `check_simulator`: the checks of an objective, its time, its noise and what
-parallelism would gain.
-"""
+"""`check_objective` and `check_simulator`: checks, times, noise, and gains of parallelism."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ class ParallelGain:
 
     @property
     def faster(self) -> float:
-        """The same in seconds with N free workers, overhead included and communication left out;
-        less than 1: slower.
-        """
+        """The same in seconds with N free workers, overhead included; < 1: slower."""
         return self.fewer * self.call_seconds / (self.call_seconds + self.overhead_seconds)
 
     def __str__(self) -> str:

@@ -1,6 +1,4 @@
-"""Objectives with known answers, and the same ones gone wrong: what check suites and strategies
-evaluate.
-"""
+"""Objectives with known answers, and the same ones gone wrong."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ class SmoothObjective:
 
 @dataclass(frozen=True, slots=True)
 class NoisyObjective:
-    """`inner` with Gaussian noise of standard deviation `level` on every entry of the gradient,
-    drawn from the keyword ``seed`` alone.
-    """
+    """`inner` with noise of deviation `level` on every gradient entry, drawn from ``seed``."""
 
     inner: SmoothObjective
     level: float
@@ -90,9 +86,7 @@ class NoisyObjective:
 
 @dataclass(slots=True)
 class FaultyObjective:
-    """`inner`, gone wrong at the calls numbered in `calls` (from 0): how it goes wrong is `kind`,
-    one of `FAULTS`.
-    """
+    """`inner`, gone wrong at the calls numbered in `calls` from 0, in the way of `kind`."""
 
     inner: SmoothObjective
     kind: str

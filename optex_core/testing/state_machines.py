@@ -122,9 +122,7 @@ def evaluator_machine(
 
 
 def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedStateMachine]:
-    """The machine for histories with the constructor of `optex_core.model.history.History`; its
-    model is a list of the newest pairs.
-    """
+    """The machine for histories as `History`; its model is a list of the newest pairs."""
 
     class HistoryMachine(RuleBasedStateMachine):
         """`self.rows` is all that is known."""

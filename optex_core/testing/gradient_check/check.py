@@ -1,6 +1,4 @@
-"""Is this gradient the derivative of this function? Differences and integrals along random
-directions, noise and kinks taken into account.
-"""
+"""Whether a gradient is the derivative: differences and integrals along random directions."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ MODERATE = 1e-100, 1e100
 
 
 class _PurityMonitor:
-    """A callable that notes whether its argument was changed, and the coarsest precision of what
-    came back.
-    """
+    """A callable that notes changes of its argument and the coarsest precision of answers."""
 
     def __init__(self, function: Callable[..., object]) -> None:
         # keeps the signature: `seed` and `ctx` are read from it
@@ -121,8 +117,7 @@ def check_gradient(
     Returns
     -------
     GradientReport
-        ``report.ok``, ``report.problems``, and all numbers; ``print(report)`` shows it,
-        ``report.plot()`` draws it.
+        ``report.ok``, ``report.problems``, and all numbers; ``print`` and ``plot`` it.
 
     Raises
     ------
@@ -131,9 +126,8 @@ def check_gradient(
 
     References
     ----------
-    Farrell, Ham, Funke, Rognes, Automated derivation of the adjoint of high-level transient finite
-    element programs, SIAM J. Sci. Comput. 35, 2013 (the Taylor test); More, Wild, Estimating
-    computational noise, 2011.
+    Farrell, Ham, Funke, Rognes, SIAM J. Sci. Comput. 35, 2013 (the Taylor test); More, Wild, SIAM
+    J. Sci. Comput. 33, 2011 (noise).
 
     Examples
     --------
@@ -347,9 +341,7 @@ class _Judge:
             )
 
     def scatter(self, size: float) -> None:
-        """Judge the noise of the gradient against its size; at a stationary point the gradient
-        about it tells that.
-        """
+        """Judge the noise of the gradient against its size at x0 and about it."""
         size = max([size, *(one.size / one.length for one in self.lines)])
         if self.p.gradient_noise > self.p.accuracy * size and not (self.problems or self.kinks):
             share = self.p.gradient_noise / size if size else math.inf
@@ -387,9 +379,7 @@ def _is_between(check: DirectionCheck, tolerance: float) -> bool:
 
 
 def _single_precision(at: FunctionUnderTest, x: np.ndarray, v: np.ndarray) -> str:
-    """A sentence if float64 answers carry the digits of float32, or do not see more of x than
-    float32 does.
-    """
+    """A sentence if float64 answers carry digits of float32, or see no more of x than it does."""
     values = np.array([value for value in at.values if math.isfinite(value)]) / at.scale
     rows = np.array([g for g in at.gradients if np.isfinite(g).all()]) / at.scale
     varying = np.ptp(rows, axis=0) > 0 if len(rows) > 2 else np.zeros(len(x), bool)

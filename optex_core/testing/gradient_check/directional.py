@@ -1,6 +1,4 @@
-"""One direction through a point: a sweep of differences, the Taylor rate, kinks, and the gradient
-integrated along a line.
-"""
+"""One direction: a sweep of differences, the Taylor rate, kinks, and a line integral."""
 
 from __future__ import annotations
 
@@ -172,9 +170,7 @@ def _one_sided_slopes(
 
 
 def gradient_is_stale(site: Site, high: Pair, low: Pair) -> bool:
-    """True where a function bends between two points on both sides of x, and its gradient has the
-    same bits at both: it was not computed anew.
-    """
+    """Whether the function bends about x and its gradient has the same bits on both sides."""
     f, p = site.f, site.p
     floor = 100 * max(p.eps * max(abs(f), abs(high[0]), abs(low[0])), p.noise)
     return abs(high[0] + low[0] - 2 * f) > floor and bool(np.array_equal(high[1], low[1]))

@@ -89,9 +89,7 @@ class GradientReport:
         )
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the sweeps, disagreement and Taylor remainder against the step, one line a
-        direction, into a Matplotlib figure, saved at `path` in the format of its suffix.
-        """
+        """Draw the sweeps, one line a direction, into a figure; save it at `path`."""
         figure = new_figure(9, 4)
         left, right = figure.subplots(1, 2)
         for i, check in enumerate(self.directions):

@@ -62,14 +62,8 @@ def simulate_pushes(
     "reject": a push of tau > D on arrival is refused. "damp": its eta is multiplied by (D + 1) /
     (tau + 1).
 
-    Parameters
-    ----------
-    x0 : array, shape (d,)
-    events : sequence
-        "pull" (bursts are numbered 0, 1, ... in this order), or ``(burst, s)``, or ``(burst, (a,
-        b))``.
-    step, batch, max_delay, on_late
-        As in `async_sgd.Master`; "wait", which only says who may pull when, is not a part of this.
+    An event is "pull" (bursts are numbered 0, 1, ... in this order), ``(burst, s)`` or ``(burst,
+    (a, b))``. The rest is as in `async_sgd.Master`, without "wait", which only says who may pull.
 
     References
     ----------
@@ -77,9 +71,7 @@ def simulate_pushes(
     says).
     """
     if on_late not in ("reject", "damp"):
-        raise ArgumentError(
-            f"the reference implementation has on_late='reject' and 'damp', got {on_late!r}"
-        )
+        raise ArgumentError(f"the reference has on_late='reject' and 'damp', got {on_late!r}")
     with localcontext(prec=DIGITS):
         v, version, pulled, waiting = exact(x0), 0, [], []
         found = PushSequence([rounded(v)])
@@ -88,11 +80,8 @@ def simulate_pushes(
                 pulled.append(version)
                 continue
             number, push = event
-            if (
-                max_delay is not None
-                and on_late == "reject"
-                and version - pulled[number] > max_delay
-            ):
+            late = max_delay is not None and version - pulled[number] > max_delay
+            if late and on_late == "reject":
                 found.refused.append(number)
                 continue
             waiting.append((number, push))

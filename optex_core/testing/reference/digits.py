@@ -1,6 +1,4 @@
-"""Arithmetic of the reference implementations: 50 decimal digits, with which conditioning plays no
-part; what is left between the two is the rounding of the fast code.
-"""
+"""Arithmetic in 50 decimal digits, in which conditioning plays no part."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def in_digits(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def exact(values: ArrayLike) -> np.ndarray:
-    """The same numbers as an array of `decimal.Decimal`, without any rounding: NumPy's arithmetic,
-    `sqrt` and `exp` work on it.
-    """
+    """The same numbers as an array of `Decimal`: NumPy's arithmetic, `sqrt` and `exp` take it."""
     array = np.asarray(values)
     out = np.empty(array.shape, dtype=object)
     for i, value in np.ndenumerate(array):

@@ -105,35 +105,17 @@ class Kriging:
     With k the kernel row of a query, u = A^-1 1 and gamma the curvature: w = A^-1 k for the prior
     "zero", for the others w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u; mu(x) = sum_i w_i g_i + gamma (x -
     sum_i w_i x_i).
-
-    Parameters
-    ----------
-    kernel : str or Kernel
-    X, G : arrays, shape (n, d)
-        Points and gradients, oldest first.
-    length : float
-        ell, in units of x / scale.
-    noise : float
-        lambda, noise variance over amplitude.
-    prior : {"zero", "constant", "linear"}, default "constant"
-        The prior mean; "linear" is the one that reads `curvature`.
-    curvature : float, default 0.0
-        gamma, in units of (scale g) / (x / scale).
-    scale : array, shape (d,), optional
-        Units of the parameters.
-    dims : int array, shape (k,), optional
-        The coordinates that kernel distances are taken on.
     """
 
     kernel: str | Kernel
-    X: np.ndarray
-    G: np.ndarray
-    length: float
-    noise: float
-    prior: str = "constant"
-    curvature: float = 0.0
-    scale: ArrayLike | None = None
-    dims: np.ndarray | None = None
+    X: np.ndarray  # points, shape (n, d), oldest first
+    G: np.ndarray  # gradients, shape (n, d)
+    length: float  # ell, in units of x / scale
+    noise: float  # lambda, noise variance over amplitude
+    prior: str = "constant"  # the prior mean: "zero", "constant", or "linear", with `curvature`
+    curvature: float = 0.0  # gamma, in units of (scale g) / (x / scale)
+    scale: ArrayLike | None = None  # units of the parameters, shape (d,)
+    dims: np.ndarray | None = None  # the coordinates that kernel distances are taken on
 
     def _kernel(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         dims = slice(None) if self.dims is None else self.dims
@@ -217,9 +199,7 @@ class Kriging:
 
 @in_digits
 def secant_curvature(X: np.ndarray, G: np.ndarray, scale: ArrayLike | None = None) -> float:
-    """The largest |dg|^2 / (dg . dx) of consecutive rows with dg . dx > 1e-12 |dg||dx|; 0 if there
-    is none.
-    """
+    """The largest |dg|^2 / (dg . dx) of consecutive rows that curve upwards; 0 if none does."""
     X, G = _units(X, G, scale)
     largest = Decimal(0)
     for i in range(len(X) - 1):
@@ -303,9 +283,7 @@ def hyperparameters(
     scale: ArrayLike | None = None,
     dims: np.ndarray | None = None,
 ) -> Hyperparameters:
-    """What the estimator takes for these rows: the best of the grid, else what it had, else its
-    defaults. `every` must be 1.
-    """
+    """What the estimator takes: the best of the grid, else what it had, else its defaults."""
     enough = len(X) >= defaults.MIN_ROWS_TO_TUNE
     if enough and settings.tune == "likelihood" and median_distance(X, scale, dims) > 0.0:
         found = candidates(settings, X, G, scale, dims)
@@ -326,9 +304,7 @@ def hyperparameters(
 
 
 def reference_posterior(posterior: Posterior) -> Kriging:
-    """The same estimate as a fitted `optex_core.model.estimator.Posterior`: its rows, oldest first,
-    and its hyperparameters.
-    """
+    """The same estimate as a fitted `Posterior`: its rows and its hyperparameters."""
     history, settings, hyper = posterior.history, posterior.settings, posterior.hyper
     order, host = history.chronological_order(), history.backend.to_host
     X, G = host(history.X)[order], host(history.G)[order]

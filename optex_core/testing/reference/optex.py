@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import numpy as np
@@ -23,53 +24,27 @@ from optex_core.types import Array, FirstOrderOptimizer
 Gradient = Callable[[Array], Array | None]
 
 
+@dataclass
 class ReferenceOptEx:
-    """A run as plain loops: `rows` is a list of pairs, the optimizer a black box, every estimate
-    solved anew.
+    """A run as plain loops: the optimizer a black box, every estimate solved anew."""
 
-    Parameters
-    ----------
-    x0 : array, shape (d,)
-    optimizer : object
-        FO-OPT, with ``init(x)`` and ``step(x, g, state)``.
-    parallelism : int
-        N, at least 2.
-    estimator : GradientEstimator
-        With `history` and `mean`; `kernel_dims` None and `every` 1.
-    scale : array, shape (d,), optional
+    x: Array  # x0, then theta_t
+    optimizer: FirstOrderOptimizer  # FO-OPT, with ``init(x)`` and ``step(x, g, state)``
+    parallelism: int  # N, at least 2
+    settings: GradientEstimator  # with `history` and `mean`; `kernel_dims` None and `every` 1
+    scale: ArrayLike | None = None  # shape (d,)
+    rows: list[tuple[Array, Array]] = field(default_factory=list)  # oldest first
+    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+    window: int = 0  # S, for `verified`
+    steps: int = 0  # of the last round
 
-    Attributes
-    ----------
-    x : array, shape (d,)
-        theta_t.
-    rows : list of (x, g)
-        Oldest first, at most `history` of them.
-    window : int
-        S, for `verified`.
-    steps : int
-        Steps of the last round.
-    """
-
-    def __init__(
-        self,
-        x0: ArrayLike,
-        optimizer: FirstOrderOptimizer,
-        parallelism: int,
-        estimator: GradientEstimator,
-        scale: ArrayLike | None = None,
-    ) -> None:
-        self.x: Array = np.array(x0, dtype=np.float64)
-        self.optimizer, self.N = optimizer, parallelism
-        self.settings, self.scale = estimator, scale
-        self.state = optimizer.init(self.x)
-        self.rows: list[tuple[Array, Array]] = []
-        self.hyper = Hyperparameters()
-        self.window, self.steps = parallelism, 0
+    def __post_init__(self) -> None:
+        """Begin at x0."""
+        self.x = np.array(self.x, dtype=np.float64)
+        self.state, self.window = self.optimizer.init(self.x), self.parallelism
 
     def estimate(self) -> Callable[[Array], Array]:
-        """mu as a function, fitted to the rows as they are; the mean gradient everywhere while all
-        rows coincide.
-        """
+        """mu as a function, fitted to the rows; the mean gradient while all rows coincide."""
         X, G = (np.array(side) for side in zip(*self.rows, strict=True))
         self.hyper = h = hyperparameters(self.settings, X, G, self.hyper, self.scale)
         if h.length <= 0.0:
@@ -97,7 +72,7 @@ class ReferenceOptEx:
 
     def _observe(self, gradient: Gradient) -> tuple[list[Array], list[object], list[Array]]:
         """Evaluate and record z_0 .. z_{N-1}; points, states, and gradients before a failure."""
-        points, states = self._rollout(self.N)
+        points, states = self._rollout(self.parallelism)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
         usable = [g for g in takewhile(lambda g: g is not None, observed) if g is not None]
@@ -111,9 +86,7 @@ class ReferenceOptEx:
         self.x, self.state = self.optimizer.step(points[j], usable[j], states[j])
 
     def corrected(self, gradient: Gradient) -> None:
-        """One round: the first step with g_0, the others with the estimate fitted to the new rows
-        too.
-        """
+        """One round: the first step with g_0, the others with the estimate of the new rows too."""
         _, _, usable = self._observe(gradient)
         x, state = self.optimizer.step(self.x, usable[0], self.state)
         if self.steps > 1:
@@ -126,10 +99,10 @@ class ReferenceOptEx:
         """One round: predict S steps, evaluate N of them, replay while |y_j - z_j| <= 0.6 max |z_i
         - theta_t|; then S grows or shrinks.
         """
-        first, cold = not self.rows, len(self.rows) <= 1
+        first, cold, N = not self.rows, len(self.rows) <= 1, self.parallelism
         most = min(self.window, rules.COLD_START_WINDOW) if cold else self.window
         points, _ = self._rollout(most)
-        at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
+        at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(N, len(points)))})
         observed = [gradient(points[i]) for i in at]
         g0 = observed[0]
         assert g0 is not None
@@ -150,10 +123,11 @@ class ReferenceOptEx:
                 self.steps += 1
             if self.steps >= len(points):
                 self.window = min(
-                    rules.MAX_WINDOW_PER_SLOT * self.N, math.ceil(rules.GROWTH * self.window)
+                    rules.MAX_WINDOW_PER_SLOT * N,
+                    math.ceil(rules.GROWTH * self.window),
                 )
             else:
-                self.window = max(self.N, math.ceil(rules.SLACK * self.steps))
+                self.window = max(N, math.ceil(rules.SLACK * self.steps))
         self.x, self.state = x, state
 
     def _distance(self, a: Array, b: Array) -> float:

@@ -32,9 +32,7 @@ DIAGONAL = Decimal(10) ** -90
 
 
 def jacobi(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of a symmetric matrix of `Decimal`, by rotations (Jacobi
-    1846).
-    """
+    """Eigenvalues and eigenvectors of a symmetric matrix of `Decimal` (Jacobi 1846)."""
     A, n = A.copy(), len(A)
     V = exact(np.eye(n))
     while sum(A[i, j] ** 2 for i in range(n) for j in range(i)) > DIAGONAL * sum(
@@ -63,9 +61,7 @@ def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
 
 
 class Statistics:
-    """H_i for every tensor and axis, and the matrices that are made of them at trusted steps and
-    taken `delay` trusted steps later.
-    """
+    """H_i for every tensor and axis, and the matrices made of them, taken `delay` steps later."""
 
     def __init__(self, s: KroneckerOptimizer, b: Decimal) -> None:
         self.s, self.b, self.tensors = s, b, tensors_of(s)
@@ -133,29 +129,20 @@ def shampoo_path(
     tensor of k preconditioned axes:
 
     - trusted steps: H_i <- b2 H_i + (1 - b2) Gram_i(g), b2 = 1: the sum, with u counted from the
-      first that is not zero; at s = max(1, start -
-      delay) and every multiple of `interval` after it, roots (H_i / (1 - b2^u) + ridge lambda_max
-      I)^(-1/p), p = 2k, are made of all H_i that are not zero, and at any other such s of those
-      that have none yet or whose mean trace is more than GROWN times that of their last root; from
-      s + delay on they are the P_i;
+      first that is not zero; at s = max(1, start - delay) and later multiples of `interval`, roots
+      (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, are made of all H_i that are not zero,
+      and at any other such s of those that have none yet or whose mean trace is more than
+      GROWN times that of their last root; from s + delay on they are the P_i;
     - every step: h = g, or m <- momentum m + (1 - momentum) g with its bias corrected; w = graft(h)
       by the rule of that name; once all P_i are there and s >= start, D = h x_1 P_1 ... x_k P_k and
       w <- D |w| / |D| (graft none: D);
     - x <- (1 - rate decay) x - rate w, or with momentum after: v <- momentum v + w, x <- (1 - rate
       decay) x - rate v.
 
-    Parameters
-    ----------
-    optimizer : Shampoo
-        Its settings are read, its code is not run. It must neither cut nor merge nor spread:
-        ``block_size`` at least every axis, ``merge="none"``, ``spread=False``, no `overrides`,
-        ``scope="tensor"``, shapes given; ArgumentError for others.
-    x0 : array, shape (d,)
-    gradient : callable
-        ``gradient(x, t)`` with t = 0, 1, ...; x is its own float64 point.
-    steps : int
-    trusted : callable, optional
-        ``trusted(t)``; by default always.
+    The optimizer's settings are read, its code is not run. It must neither cut nor merge nor
+    spread: ``block_size`` at least every axis, ``merge="none"``, ``spread=False``, no `overrides`,
+    ``scope="tensor"``, shapes given; ArgumentError for others. ``gradient(x, t)`` and
+    ``trusted(t)`` get t = 0, 1, ...
 
     References
     ----------

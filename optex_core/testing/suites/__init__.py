@@ -1,3 +1,1 @@
-"""Check suites, one file per kind of subject: an optimizer, a kernel, a backend, ... They need
-Hypothesis.
-"""
+"""Check suites, one file per kind of subject; they need Hypothesis."""

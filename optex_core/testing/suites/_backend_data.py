@@ -94,9 +94,7 @@ def check(function: Callable[[Backend], None]) -> Callable[[Backend], None]:
 
 
 def sample_data(d: int, n: int, dtype: type, seed: int) -> SimpleNamespace:
-    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
-    magnitude.
-    """
+    """Rows X and G, a point x with gradient g, weights, and a scale of several magnitudes."""
     rng = np.random.default_rng(seed)
     draws = {"X": (n, d), "G": (n, d), "x": (d,), "g": (d,), "w": (n,), "scale": (d,)}
     found = {name: rng.normal(size=shape) for name, shape in draws.items()}
@@ -122,9 +120,7 @@ def assert_host(found: object, shape: tuple[int, ...], what: str) -> None:
 
 
 def assert_sums(found: float | np.ndarray, terms: np.ndarray, what: str) -> None:
-    """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation,
-    four times for the rounding of each term.
-    """
+    """Sums over the last axis within the classical bound d eps sum |terms|."""
     on_host = isinstance(found, (float, np.ndarray))
     require(on_host, f"{what} gave {short_repr(found)}, not a number or an array of the host")
     bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
@@ -139,9 +135,7 @@ def assert_weighted_sum(
     dtype: type,
     what: str,
 ) -> None:
-    """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
-    terms, two operations each and a few more).
-    """
+    """One rounding to the dtype, plus float64 sums of up to 24 terms of this magnitude."""
     require_equal(found.dtype, np.dtype(dtype), f"dtype of {what}")
     bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
     assert_within(backend.to_host(found), expected, bound, what)

@@ -1,6 +1,4 @@
-"""Operations of a backend against plain float64 formulas: reductions within the classical bound,
-weighted sums with one rounding, elementwise rules; where nan, infinity and close points go.
-"""
+"""Operations of a backend against plain float64 formulas, within their rounding."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ def vector_products_and_distances(b: Backend) -> None:
 
 @check
 def max_abs_is_exact(b: Backend) -> None:
-    """max_abs is the largest |x_k|, exactly; finite vectors are finite, also where their squares
-    overflow.
-    """
+    """max_abs is exact; vectors whose squares overflow are finite."""
 
     def body(d: int, dtype: type, seed: int) -> None:
         host = sample_data(d, 1, dtype, seed).x
@@ -78,9 +74,7 @@ def max_abs_is_exact(b: Backend) -> None:
 
 @check
 def nonfinite_entries_are_detected(b: Backend) -> None:
-    """One nan or infinity anywhere makes all_finite False and max_abs nan or infinite; nan
-    outweighs infinity.
-    """
+    """One nan or infinity anywhere shows in all_finite and max_abs; nan outweighs infinity."""
 
     def body(d: int, dtype: type, seed: int, bad: float, at: float) -> None:
         x = sample_data(d, 1, dtype, seed).x
@@ -99,9 +93,7 @@ def nonfinite_entries_are_detected(b: Backend) -> None:
 
 @check
 def row_to_point_distances(b: Backend) -> None:
-    """squared_distances are float64 sums on the host, with units and without; pairwise_distances of
-    several points are bitwise identical to them.
-    """
+    """squared_distances are float64 sums; pairwise_distances have the same bits."""
 
     def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
@@ -121,9 +113,7 @@ def row_to_point_distances(b: Backend) -> None:
 
 @check
 def pair_products_of_new_rows(b: Backend) -> None:
-    """pair_products gives the three float64 sums of each new row with every row, row_pair_distances
-    one square; a row that is not there is an error.
-    """
+    """pair_products and row_pair_distances are float64 sums of new rows with every row."""
 
     def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
@@ -163,9 +153,7 @@ def _differences(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 @check
 def difference_products_of_rows(b: Backend) -> None:
-    """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row
-    that is not there is an error.
-    """
+    """difference_products are float64 sums, of the rows in the pairs alone."""
 
     def body(d: int, dtype: type, seed: int, n: int, p: int, q: int, same: bool) -> None:
         data, rng = sample_data(d, n + 1, dtype, seed), np.random.default_rng(seed)
@@ -192,9 +180,7 @@ def difference_products_of_rows(b: Backend) -> None:
 
 @check
 def products_are_batch_invariant(b: Backend) -> None:
-    """With `batch_invariant_products`, a product of differences has the same bits alone, beside any
-    others and with its factors exchanged.
-    """
+    """With `batch_invariant_products` a product has the same bits whatever is beside it."""
     left = np.array([*([i + 1, i] for i in range(13)), [5, -1]])
     right = np.array([*([i, 13 - i] for i in range(10)), [2, -1]])
     sizes = (3, 700, 9_000, 70_000) if b.batch_invariant_products else ()
@@ -213,9 +199,7 @@ def products_are_batch_invariant(b: Backend) -> None:
 
 @check
 def close_points_keep_precision(b: Backend) -> None:
-    """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact,
-    so the differences must be too.
-    """
+    """Points 1e-4 apart at 1e3 keep their digits: |a|^2 + |b|^2 - 2ab loses all of them."""
     rng = np.random.default_rng(1)
     for dtype in (np.float32, np.float64):
         x: np.ndarray = (1e3 + rng.normal(size=20_000)).astype(dtype)
@@ -257,9 +241,7 @@ def weighted_sum_of_rows(b: Backend) -> None:
 
 @check
 def posterior_mean(b: Backend) -> None:
-    """predict is weighted_sum(G) plus the linear part curvature / scale^2 (x - weighted_sum(X));
-    without curvature it does not read X.
-    """
+    """predict is weighted_sum(G) plus the linear part; without curvature it does not read X."""
 
     def body(
         d: int, dtype: type, seed: int, n: int, anchor: int, curvature: float, scaled: bool
@@ -285,9 +267,7 @@ def posterior_mean(b: Backend) -> None:
 
 @check
 def weighted_sums_in_one_pass(b: Backend) -> None:
-    """weighted_sums gives every sum of vectors and of rows around an anchor, accumulated in
-    float64, reading the rows that have weights and no other.
-    """
+    """weighted_sums gives every sum in float64, reading the rows that have weights alone."""
 
     def body(
         d: int,
@@ -327,9 +307,7 @@ def weighted_sums_in_one_pass(b: Backend) -> None:
 
 @check
 def large_weights_keep_precision(b: Backend) -> None:
-    """Rows 1e-4 apart at 1e3 with weights of 100 that sum to one: the anchored sum in float64 keeps
-    what float32 sums lose.
-    """
+    """Weights of 100 that sum to one, of close rows: float64 keeps what float32 sums lose."""
     rng, w = np.random.default_rng(3), np.array([100.0, -100.0, 50.0, -49.0])
     X = (1e3 + 1e-4 * rng.normal(size=(4, 5_000))).astype(np.float32)
     expected, _ = _anchored(w, in_float64(X)[0], 3)
@@ -341,9 +319,7 @@ def large_weights_keep_precision(b: Backend) -> None:
 
 @check
 def invalid_anchor_raises(b: Backend) -> None:
-    """weighted_sum and weighted_sums with an anchor that is no row raise IndexError instead of
-    reading beyond.
-    """
+    """weighted_sum and weighted_sums refuse an anchor that is no row with IndexError."""
     p = sample_data(5, 4, np.float64, 0)
     (X,), w = on_device(b, p.X), p.w[None]
     for at in (-5, 4):
@@ -358,9 +334,7 @@ def invalid_anchor_raises(b: Backend) -> None:
 
 @check
 def axpy_clip_and_mean(b: Backend) -> None:
-    """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean
-    and that of equal vectors is the vector.
-    """
+    """axpy rounds three times at most, clip is exact and keeps nan, mean is a float64 mean."""
 
     def body(d: int, dtype: type, seed: int, a: float) -> None:
         p = sample_data(d, 3, dtype, seed)
@@ -392,9 +366,7 @@ def _quotient_rule(_xp: object) -> Callable[..., tuple[Array, ...]]:
 
 @check
 def overflow_and_division_by_zero_are_silent(b: Backend) -> None:
-    """They give inf and nan without a warning or an error: a run that blows up is the engine's to
-    notice.
-    """
+    """They give inf and nan without a warning: a run that blows up is the engine's to notice."""
     x, zero, huge = on_device(b, np.array([1.0, -1.0, 0.0]), np.zeros(3), np.full((2, 3), 1e300))
     found = b.to_host(b.apply(_quotient_rule, (x, zero), ())[0])
     assert_within(found, np.array([np.inf, -np.inf, np.nan]), 0.0, "1/0, -1/0, 0/0")
@@ -410,9 +382,7 @@ def overflow_and_division_by_zero_are_silent(b: Backend) -> None:
 
 @check
 def rules_apply_to_every_entry(b: Backend) -> None:
-    """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and
-    copies what the rule hands through.
-    """
+    """apply runs a rule on every entry, keeps the dtype, and copies what is handed through."""
 
     def body(d: int, dtype: type, seed: int) -> None:
         p = sample_data(d, 1, dtype, seed)

@@ -49,9 +49,7 @@ def drive(
     lose: Callable[[Candidate], bool] = lambda _: False,
     iterations: int | None = None,
 ) -> list[np.ndarray]:
-    """Run `engine`, telling what `look` gives of the candidates, in that order, and as failures
-    what `lose` picks; the iterates.
-    """
+    """Run `engine` on what `look` gives of the candidates; `lose` picks failures. The iterates."""
     path = [np.array(engine.state.x)]
     while not engine.stop() and (iterations is None or len(path) <= iterations):
         for c in look(engine.ask()):

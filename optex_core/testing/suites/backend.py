@@ -1,6 +1,4 @@
-"""Checks of backends: the answers of plain float64 formulas, whatever the size and layout, with
-nothing changed and nothing aliased.
-"""
+"""Checks of backends: plain float64 answers, with nothing changed and nothing aliased."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ def _every_operation(b: Backend, p: SimpleNamespace) -> dict[str, tuple[Array | 
 
 @check
 def inputs_unchanged_outputs_unaliased(b: Backend) -> None:
-    """No operation writes into its inputs, and no result shares memory with them, below and above
-    the size of a block.
-    """
+    """No operation writes into its inputs or returns memory of them, at any size."""
     shares = getattr(b.xp, "shares_memory", np.shares_memory)
     for d in (7, 20_000):
         host = sample_data(d, 3, np.float64, 11)
@@ -112,9 +108,7 @@ def accepts_any_memory_layout(b: Backend) -> None:
 
 @check
 def copies_do_not_alias(b: Backend) -> None:
-    """copy_in casts and never aliases, zeros are zeros, and a read-only view cannot change what it
-    shows.
-    """
+    """copy_in casts and never aliases, and a read-only view cannot be written through."""
     host = np.arange(4)
     x = b.copy_in(host, np.float32)
     host[0] = 9
@@ -145,9 +139,7 @@ def is_thread_safe(b: Backend) -> None:
 
 @check
 def full_run_matches_numpy(b: Backend) -> None:
-    """Six iterations of a run, with everything the engine asks of a backend, follow those of NumPy
-    to a stated tolerance, and repeat bit for bit.
-    """
+    """Six iterations of a run follow those of NumPy, and repeat bit for bit."""
 
     def run(backend: Backend) -> np.ndarray:
         (x0,) = on_device(backend, np.linspace(-1.0, 2.0, 3_000))

@@ -1,6 +1,4 @@
-"""Checks of the gradient estimate: it interpolates, matches kriging in 50 digits, and is invariant
-to units, origin and order.
-"""
+"""Checks of the gradient estimate against kriging in 50 digits, and its invariances."""
 
 from __future__ import annotations
 
@@ -94,9 +92,7 @@ def _reference(
 
 @SUITE.check()
 def matches_reference_posterior(s: EstimatorSubject) -> None:
-    """Mean, weights and standard deviation are those of A = K + lambda I solved in 50 digits, with
-    units and without.
-    """
+    """Mean, weights and deviation are those of kriging in 50 digits, with units and without."""
     X, G = _rows()
     for scale in (None, np.array([0.5, 1.0, 4.0])):
         posterior = s.fitted(X, G, scale=scale)
@@ -112,9 +108,7 @@ def matches_reference_posterior(s: EstimatorSubject) -> None:
 
 @SUITE.check()
 def likelihood_selects_reference_hyperparameters(s: EstimatorSubject) -> None:
-    """Length, noise and curvature are the best of the grid by the restricted likelihood, computed
-    from the rows.
-    """
+    """Length, noise and curvature are the best of the grid by the restricted likelihood."""
     X, G = _rows(5, 2)
     settings = replace(s.settings, length_scale=3.0, noise=None, tune="likelihood")
     posterior = s.fit(settings, X, G, None)
@@ -127,9 +121,7 @@ def likelihood_selects_reference_hyperparameters(s: EstimatorSubject) -> None:
 
 @SUITE.check()
 def interpolates_data(s: EstimatorSubject) -> None:
-    """With hardly any noise the estimate at a row is that row's gradient, and the standard
-    deviation is small there.
-    """
+    """With hardly any noise the estimate at a row is that row's gradient."""
 
     def body(seed: int, n: int) -> None:
         X, G = _rows(n, 3, seed)
@@ -145,9 +137,7 @@ def interpolates_data(s: EstimatorSubject) -> None:
 
 @SUITE.check(when=lambda s: s.settings.mean != "zero", why="a zero mean is not invariant")
 def reproduces_constant_gradients(s: EstimatorSubject) -> None:
-    """Fitted means make the weights sum to one: rows of one gradient give that gradient at every
-    point.
-    """
+    """With fitted means, rows of one gradient give that gradient at every point."""
     X, _ = _rows()
     G = np.tile([1.0, -2.0, 3.0], (len(X), 1))
     posterior = s.fitted(X, G)
@@ -203,9 +193,7 @@ def is_rotation_equivariant(s: EstimatorSubject) -> None:
 
 @SUITE.check()
 def degenerate_data_give_finite_estimates(s: EstimatorSubject) -> None:
-    """One row, repeated, collinear, close and far rows give finite estimates, no negative variance,
-    and a named fallback where one was taken.
-    """
+    """Repeated, collinear, close and far rows give finite estimates or a named fallback."""
 
     def body(rows: tuple[np.ndarray, np.ndarray]) -> None:
         X, G = rows
@@ -224,9 +212,7 @@ def degenerate_data_give_finite_estimates(s: EstimatorSubject) -> None:
 
 @SUITE.check()
 def preserves_dtype(s: EstimatorSubject) -> None:
-    """float32 rows give float32 estimates, close to those of float64; the rows are not modified;
-    the same query twice is bitwise identical.
-    """
+    """float32 rows give float32 estimates; rows are not changed, queries repeat."""
     X, G = _rows()
     before = X.copy(), G.copy()
     wide = s.fitted(X, G, noise=1e-4)

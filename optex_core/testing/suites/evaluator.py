@@ -1,6 +1,4 @@
-"""Checks of evaluators: each point comes back once with its own answer, failures stay with their
-point, and nothing is left behind.
-"""
+"""Checks of evaluators: each point comes back once, failures stay with it, nothing is left."""
 
 from __future__ import annotations
 
@@ -142,9 +140,7 @@ def assert_answered(o: EvaluationResult, attempt: int = 0, deadline: float | Non
 
 @SUITE.check()
 def returns_every_point_once(s: EvaluatorSubject) -> None:
-    """Whatever number is submitted, in whatever portions: each id once, with the value, seed, id,
-    attempt and deadline of its own point.
-    """
+    """Whatever is submitted comes back once, with the answer of its own point."""
     with s.evaluator() as evaluator:
 
         def body(portions: list[int], attempt: int, deadline: float | None) -> None:
@@ -173,9 +169,7 @@ def returns_every_point_once(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def failures_stay_with_their_point(s: EvaluatorSubject) -> None:
-    """What user code raises comes back as that point's error, with type, message and traceback; the
-    points beside it are evaluated.
-    """
+    """What user code raises comes back as that point's error, with message and traceback."""
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(0), candidate(1, -1.0), candidate(2)])
         outcomes = {o.candidate.id: o for o in collect(evaluator)}
@@ -195,9 +189,7 @@ def failures_stay_with_their_point(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def invalid_returns_are_objective_errors(s: EvaluatorSubject) -> None:
-    """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError
-    and not as an answer.
-    """
+    """A return that is no pair, or of another shape, comes back as ObjectiveError."""
     for wrong in (no_pair, short_gradient):
         with s.evaluator(wrong) as evaluator:
             evaluator.submit([candidate(0)])
@@ -207,9 +199,7 @@ def invalid_returns_are_objective_errors(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def waiting_without_submissions_raises(s: EvaluatorSubject) -> None:
-    """next() without anything submitted raises ProtocolError instead of waiting for ever, at the
-    start and after the last outcome.
-    """
+    """next() without anything submitted raises ProtocolError instead of waiting for ever."""
     with s.evaluator() as evaluator:
         for _ in range(2):
             with require_raises(ProtocolError, "next() returned although nothing was submitted"):
@@ -220,9 +210,7 @@ def waiting_without_submissions_raises(s: EvaluatorSubject) -> None:
 
 @SUITE.check(when=lambda s: not s.vectorized, why="it evaluates whole batches")
 def next_waits_as_declared(s: EvaluatorSubject) -> None:
-    """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it
-    evaluates, and returns something.
-    """
+    """next(timeout) returns [] where nothing is ready, if `asynchronous`; else it evaluates."""
     with s.evaluator() as evaluator:
         declared = evaluator.asynchronous
     with tempfile.TemporaryDirectory() as folder:
@@ -243,9 +231,7 @@ def next_waits_as_declared(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def drain_leaves_nothing_pending(s: EvaluatorSubject) -> None:
-    """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves
-    the evaluator usable.
-    """
+    """drain() returns what ran, drops the rest, and leaves the evaluator usable."""
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(i, 0.05 if evaluator.asynchronous else 0.0) for i in range(8)])
         outcomes = evaluator.next()
@@ -261,9 +247,7 @@ def drain_leaves_nothing_pending(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def does_not_modify_points(s: EvaluatorSubject) -> None:
-    """User code that writes into its argument does not change the candidate, and answers do not
-    share memory with one another.
-    """
+    """User code that writes into its argument changes no candidate; answers share no memory."""
     with s.evaluator() as evaluator:
         points = [candidate(i) for i in range(3)]
         evaluator.submit(points)
@@ -277,9 +261,7 @@ def does_not_modify_points(s: EvaluatorSubject) -> None:
 
 @SUITE.check()
 def close_releases_everything(s: EvaluatorSubject) -> None:
-    """close() is quick, may be called twice, and after it neither a thread nor a process that the
-    evaluator started is left.
-    """
+    """After close() no thread or process that the evaluator started is left."""
     threads, processes = set(threading.enumerate()), _children()
     evaluator = s.evaluator()
     evaluator.submit([candidate(i) for i in range(3)])
@@ -297,9 +279,7 @@ def close_releases_everything(s: EvaluatorSubject) -> None:
 
 
 def _is_shared(thread: threading.Thread) -> bool:
-    """Of the standard library or loky, one a process and not one an evaluator; or of a pool that
-    the caller made.
-    """
+    """Of the standard library, loky or the caller, and not of one evaluator."""
     shared = ("ThreadPoolExecutor", "Dask", "QueueFeederThread", "ExecutorManagerThread")
     return thread.name.startswith(shared) or "Profile" in thread.name
 
@@ -321,9 +301,7 @@ def _children() -> set[int]:
 
 @SUITE.check(when=lambda s: s.replaces_workers, why="killed workers are the caller's to replace")
 def killed_workers_lose_no_point(s: EvaluatorSubject) -> None:
-    """A worker process killed while it evaluates is replaced, and its point, and those beside it,
-    come back with their answers.
-    """
+    """A worker killed while it evaluates is replaced, and no point is lost."""
     with tempfile.TemporaryDirectory() as folder, s.evaluator(die_once, (folder,)) as evaluator:
         evaluator.submit([candidate(i, 1.0 if i == 1 else 0.0) for i in range(4)])
         found = {o.candidate.id: o for o in collect(evaluator)}

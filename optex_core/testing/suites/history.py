@@ -1,6 +1,4 @@
-"""Checks of the history: the newest rows, and pair matrices that are those of the rows, after any
-sequence of appending and restoring.
-"""
+"""Checks of the history: the newest rows, with pair matrices that are those of the rows."""
 
 from __future__ import annotations
 
@@ -96,9 +94,7 @@ def _options(d: int, scaled: bool, subset: bool, dtype: DTypeLike) -> dict[str, 
 
 @SUITE.check()
 def pair_matrices_match_rows(make: Make) -> None:
-    """D, E, M and S are |dx / scale|^2, |scale dg|^2, dx.dg and kernel distances of the rows kept,
-    whatever was overwritten.
-    """
+    """D, E, M and S are those of the rows kept, whatever was overwritten."""
 
     def body(
         rows: tuple[np.ndarray, np.ndarray], capacity: int, scaled: bool, subset: bool
@@ -116,9 +112,7 @@ def pair_matrices_match_rows(make: Make) -> None:
 
 @SUITE.check()
 def close_distant_rows_keep_precision(make: Make) -> None:
-    """Rows 1e-4 apart at an offset of 1e3: distances come from differences, not from |a|^2 + |b|^2
-    - 2ab, which loses every digit there.
-    """
+    """Rows 1e-4 apart at 1e3 keep their digits: |a|^2 + |b|^2 - 2ab loses all of them."""
     rng = np.random.default_rng(2)
     for dtype in (np.float64, np.float32):
         X = (1e3 + 1e-4 * rng.normal(size=(7, 40))).astype(dtype)
@@ -128,9 +122,7 @@ def close_distant_rows_keep_precision(make: Make) -> None:
 
 @SUITE.check()
 def distances_match_rows(make: Make) -> None:
-    """distances(x) are the squared kernel distances to every row in ring order; to a row itself,
-    zero.
-    """
+    """distances(x) are the squared kernel distances to every row; to a row itself, zero."""
 
     def body(rows: tuple[np.ndarray, np.ndarray], scaled: bool, subset: bool) -> None:
         X, G = rows
@@ -149,9 +141,7 @@ def distances_match_rows(make: Make) -> None:
 
 @SUITE.check()
 def dump_and_restore_round_trip(make: Make) -> None:
-    """restore(dump()) into another history, whatever that held before, gives one that continues
-    bitwise identically.
-    """
+    """restore(dump()) into another history gives one that continues bitwise identically."""
     rng = np.random.default_rng(5)
     for scaled, subset in ((False, False), (True, True)):
         options = _options(3, scaled, subset, np.float64)

@@ -1,6 +1,4 @@
-"""Checks of kernels: a correlation function of one squared distance, positive definite, accurate
-between close points.
-"""
+"""Checks of kernels: correlation functions, positive definite, accurate between close points."""
 
 from __future__ import annotations
 
@@ -83,9 +81,7 @@ def profile_and_complement_sum_to_one(kernel: Kernel) -> None:
 
 @SUITE.check(when=has_own_complement, why="it takes the default complement, which cancels")
 def complement_is_accurate_near_zero(kernel: Kernel) -> None:
-    """1 - kappa keeps its relative accuracy at tiny s: it scales as a power of s without noise, and
-    without a jump where two forms meet.
-    """
+    """1 - kappa keeps its digits at tiny s, without noise and without a jump."""
     near = np.logspace(-28, -14, 57)
     h = kernel.complement(near)
     least = f"1 - kappa is {h.min():.3g} at s = {near[h.argmin()]:.3g}: its digits have cancelled"
@@ -120,9 +116,7 @@ def matches_reference_digits(kernel: Kernel) -> None:
 
 @SUITE.check()
 def gram_matrices_are_positive_semidefinite(kernel: Kernel) -> None:
-    """For any points in any dimension, at any length: no eigenvalue below the rounding of the
-    entries.
-    """
+    """No Gram matrix of any points has an eigenvalue below the rounding of its entries."""
 
     def squares(X: np.ndarray) -> np.ndarray:
         found: np.ndarray = ((X[:, None] - X[None]) ** 2).sum(2)
@@ -162,9 +156,7 @@ def gram_matrices_are_positive_semidefinite(kernel: Kernel) -> None:
 
 @SUITE.check()
 def preserves_shapes_and_inputs(kernel: Kernel) -> None:
-    """Any shape, also empty, gives the same shape; the distances are not written into; one entry at
-    a time gives the same as all at once.
-    """
+    """Any shape gives the same shape; entries do not depend on others; nothing is written."""
     given = readonly(np.array([0.0, 1e-9, 1e-3, 1.0, 50.0]))
     for function in (kernel.profile, kernel.complement):
         name, whole = function.__name__, function(given)
@@ -182,9 +174,7 @@ def preserves_shapes_and_inputs(kernel: Kernel) -> None:
 
 @SUITE.check()
 def is_immutable_and_picklable(kernel: Kernel) -> None:
-    """Equal settings make equal kernels, and a kernel can be pickled: checkpoints and workers
-    compare them.
-    """
+    """Equal settings make equal kernels, and a kernel can be pickled."""
     local = "<locals>" in type(kernel).__qualname__
     again = kernel if local else pickle.loads(pickle.dumps(kernel))
     require(again == kernel, "a kernel and its pickled copy differ; make it a frozen dataclass")
@@ -194,9 +184,7 @@ def is_immutable_and_picklable(kernel: Kernel) -> None:
 
 @SUITE.check()
 def estimator_matches_reference(kernel: Kernel) -> None:
-    """The gradient estimate with this kernel interpolates its data, and matches kriging in 50
-    digits elsewhere.
-    """
+    """The estimate with this kernel interpolates, and matches kriging in 50 digits."""
     _, subject = estimator.prepare_estimator(GradientEstimator(kernel=kernel))
     estimator.interpolates_data(subject)
     estimator.matches_reference_posterior(subject)

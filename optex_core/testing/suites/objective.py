@@ -73,9 +73,7 @@ class ObjectiveSubject:
         return any(caller is not None and caller.wants_seed for caller in callers)
 
     def raw(self, x: np.ndarray) -> list[object]:
-        """What user code returns when it is given `x` itself and not a copy: value and gradient, or
-        the value where differences are taken.
-        """
+        """What user code returns when it is given `x` itself: value and gradient."""
         o = self.objective
         point, at = (x[None], (context(),)) if o.vectorized else (x, context())
         out = [caller(point, at) for caller in (o.fun, o.jac) if caller is not None]
@@ -92,9 +90,7 @@ class ObjectiveSubject:
             )
 
     def assert_same(self, found: Pair, expected: Pair, what: str) -> None:
-        """Equal to the bit, or to the order of a sum; a noisy function to six times its noise,
-        which is reported once and not by every check.
-        """
+        """Equal to the order of a sum; a noisy function to six times its noise."""
         gap = relative_difference(found, expected)
         allowed = max(SAME_RTOL, 6 * self.noise)
         require(gap <= allowed, f"{what}; the answers differ by {gap:.1e} of their size")
@@ -114,9 +110,7 @@ def prepare_objective(
     max_seconds: float = 60.0,
     rng: int | np.random.Generator = 0,
 ) -> tuple[str, ObjectiveSubject]:
-    """The function's name and what the checks take, from the arguments of `check_objective`; calls
-    the function once.
-    """
+    """The function's name and what the checks take; calls the function once."""
     for name, flag in (("vectorized", vectorized), ("noisy", noisy)):
         boolean(name, flag)
     x = np.array(as_x0(x0))
@@ -149,9 +143,7 @@ def returns_match_shape_of_x(s: ObjectiveSubject) -> None:
 
 @SUITE.check()
 def is_deterministic(s: ObjectiveSubject) -> None:
-    """Two calls at one point, other points between them, are bitwise identical; a noisy function
-    says so.
-    """
+    """Two calls at one point, others between, are bitwise identical, unless noise is meant."""
     first, others = s.function(s.x0), []
     for i in range(REPEATS):
         s.afford(2)
@@ -174,9 +166,7 @@ def does_not_modify_argument(s: ObjectiveSubject) -> None:
 
 @SUITE.check()
 def does_not_retain_argument(s: ObjectiveSubject) -> None:
-    """The caller may reuse the array it passed: overwriting it changes no answer, neither the last
-    nor the next one.
-    """
+    """Overwriting the array that was passed changes no answer, neither the last nor the next."""
     x = s.x0.copy()
     references = sys.getrefcount(x)
     s.raw(x)

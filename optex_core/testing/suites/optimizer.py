@@ -1,6 +1,4 @@
-"""Checks of optimizers: pure steps that keep dtype and shape, descent, schedules, the formula, and
-runs in the engine.
-"""
+"""Checks of optimizers: pure steps, descent, schedules, formulas, and runs in the engine."""
 
 from __future__ import annotations
 
@@ -191,9 +189,7 @@ def step_returns_parameters_and_state(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def preserves_dtype(s: OptimizerSubject) -> None:
-    """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep
-    its dtype where the optimizer is elementwise.
-    """
+    """float32 parameters stay float32, and so does the state of an elementwise optimizer."""
     x = sample_start(s.length, np.float32)
     new, state = step_path(s.optimizer, x, sample_gradients(s.length, 1))[1]
     require_equal(new.dtype, np.dtype(np.float32), "dtype with a float64 gradient")
@@ -204,9 +200,7 @@ def preserves_dtype(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def does_not_modify_inputs(s: OptimizerSubject) -> None:
-    """x, g and the arrays of the state may be read-only: nothing is written into them, and nothing
-    that is returned aliases x or g.
-    """
+    """Nothing is written into x, g or the state, and nothing returned aliases x or g."""
     optimizer, (first, g) = s.optimizer, sample_gradients(s.length, 2)
     start = readonly(sample_start(s.length))
     x, state = optimizer.step(start.copy(), first, optimizer.init(start))
@@ -227,9 +221,7 @@ def does_not_modify_inputs(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def old_states_remain_valid(s: OptimizerSubject) -> None:
-    """The engine predicts many steps and goes back: stepping from an earlier (x, state) is bitwise
-    identical to the first time.
-    """
+    """A step from an earlier (x, state), as after a prediction, is bitwise identical."""
     optimizer, gradients = s.optimizer, sample_gradients(s.length, 5)
     path = step_path(optimizer, sample_start(s.length), gradients)
     bound = bind_optimizer(optimizer)
@@ -284,9 +276,7 @@ def decay_shrinks_parameters(s: OptimizerSubject) -> None:
 
 @SUITE.check(when=lambda s: s.elementwise, why="it is not declared elementwise")
 def coordinates_are_independent(s: OptimizerSubject) -> None:
-    """Permuted coordinates give permuted steps, bit for bit: each is updated by the same formula
-    from its own numbers alone.
-    """
+    """Permuted coordinates give permuted steps, bit for bit."""
 
     def body(x: np.ndarray, shift: int) -> None:
         order, gradients = np.roll(np.arange(len(x)), shift), sample_gradients(len(x), 4)
@@ -325,9 +315,7 @@ def _bowl(x: Array) -> tuple[float, np.ndarray]:
 
 @SUITE.check()
 def decreases_quadratics(s: OptimizerSubject) -> None:
-    """On positive definite quadratics with curvatures up to 1, from afar, 60 steps end lower than
-    they began.
-    """
+    """On positive definite quadratics 60 steps from afar end lower than they began."""
 
     def body(problem: SmoothObjective) -> None:
         x: Array = problem.centre + 2.0 + np.arange(problem.d)
@@ -342,9 +330,7 @@ def decreases_quadratics(s: OptimizerSubject) -> None:
     why="it has no setting `learning_rate`",
 )
 def schedule_receives_step_count(s: OptimizerSubject) -> None:
-    """A learning rate that is a function of t is called with t = 0, 1, 2, ..., and a constant one
-    is bitwise identical to its number.
-    """
+    """A callable rate gets t = 0, 1, 2, ...; a constant one has the bits of its number."""
     asked: set[int] = set()
 
     def constant(t: int) -> float:
@@ -367,9 +353,7 @@ def schedule_receives_step_count(s: OptimizerSubject) -> None:
     when=lambda s: bool(getattr(s.optimizer, "affine", False)), why="it does not declare `affine`"
 )
 def affine_steps_are_affine(s: OptimizerSubject) -> None:
-    """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state vectors together:
-    the engine takes steps on coefficients.
-    """
+    """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state together."""
     rng, optimizer = np.random.default_rng(0), s.optimizer
     template = step_path(optimizer, sample_start(s.length), sample_gradients(s.length, 3))[-1][1]
     leaves = tree_leaves(template)
@@ -394,9 +378,7 @@ def affine_steps_are_affine(s: OptimizerSubject) -> None:
     when=lambda s: s.formula(s.optimizer) is not None, why="no reference is known: pass reference="
 )
 def matches_reference_formula(s: OptimizerSubject) -> None:
-    """Eight steps are those of the formula, written plainly and in 50 digits, to the rounding of
-    some ten operations a step.
-    """
+    """Eight steps are those of the formula in 50 digits, to rounding."""
     optimizer = s.optimizer
     kinds = [st.just(optimizer)]
     if s.reference is None and type(optimizer) is OPTIMIZERS.get(getattr(optimizer, "name", "")):
@@ -428,9 +410,7 @@ def matches_reference_formula(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def parallelism_one_is_plain_optimizer(s: OptimizerSubject) -> None:
-    """In the engine with parallelism=1 the iterates are bitwise those of a plain loop, whatever the
-    strategy.
-    """
+    """With parallelism=1 the iterates are bitwise those of a plain loop."""
     x0 = sample_start(s.length)
     # With `LBFGS`, "auto" is a strategy with a line search.
     strategies = ("paper",) if isinstance(s.optimizer, LBFGS) else ("auto", "paper")
@@ -445,9 +425,7 @@ def parallelism_one_is_plain_optimizer(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def saved_run_continues_identically(s: OptimizerSubject) -> None:
-    """A run saved after three iterations and loaded again continues bitwise identically: the state
-    is made of arrays and numbers, all of it.
-    """
+    """A run saved after three iterations and loaded continues bitwise identically."""
 
     def new() -> OptEx:
         x0, rule = sample_start(s.length), s.make()
@@ -475,9 +453,7 @@ def accepts_missing_values(s: OptimizerSubject) -> None:
 
 @SUITE.check()
 def accepts_untrusted_gradients(s: OptimizerSubject) -> None:
-    """``trusted=False``, as in predictions and replays, gives a step of the same form that is
-    finite and repeats.
-    """
+    """``trusted=False``, as in predictions, gives a finite step that repeats."""
     bound, x = bind_optimizer(s.optimizer), sample_start(s.length)
     state = bound.init(x)
     for g in sample_gradients(s.length, 4):

@@ -1,6 +1,4 @@
-"""Checks of test problems: a right gradient, a batch that equals its rows, true minimum and bounds,
-purity, reproducible starts.
-"""
+"""Checks of test problems: gradient, batch, minimum, bounds, purity, starts."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ SUITE = CheckSuite("problem", prepare_problem, lambda: list(PROBLEMS))
 
 @SUITE.check()
 def returns_float_and_fresh_gradient(s: ProblemSubject) -> None:
-    """problem(x) is (float, new float64 array of shape (d,)); `value` and `gradient` are its
-    halves.
-    """
+    """problem(x) is a float and a new float64 vector; `value` and `gradient` are its halves."""
     p, x = s.problem, s.problem.start()
     value, gradient = p(x)
     require(type(value) is float, f"the value is {short_repr(value)}, not a float")
@@ -96,9 +92,7 @@ def _require_vector(found: object, d: int, what: str) -> None:
 
 @SUITE.check()
 def gradient_matches_differences(s: ProblemSubject) -> None:
-    """`check_gradient` finds nothing at the start and at two points about it: differences, Taylor
-    remainders and integrals.
-    """
+    """`check_gradient` finds nothing at the start and at two points about it."""
     for x in s.points(3):
         report = check_gradient(s.problem, x)
         require(report.ok, str(report))
@@ -128,9 +122,7 @@ def batch_matches_rows(s: ProblemSubject) -> None:
 
 @SUITE.check(when=lambda s: s.problem.minimizer is not None, why="its minimizer is not known")
 def minimum_is_attained(s: ProblemSubject) -> None:
-    """At the minimizer the value is the minimum and the gradient zero, and no point about it lies
-    lower.
-    """
+    """The minimizer has the minimum and no gradient, and no point about it lies lower."""
     p, best = s.problem, s.problem.minimizer
     value, gradient = p(best)
     scale = 1 + abs(p(p.start())[0])
@@ -166,9 +158,7 @@ def lipschitz_constant_bounds_gradient(s: ProblemSubject) -> None:
 
 @SUITE.check()
 def pickling_is_bitwise_identical(s: ProblemSubject) -> None:
-    """Pickled are the settings alone (less than 2 kB), and the copy is equal and bitwise identical:
-    it is sent to workers with every task.
-    """
+    """Pickled are the settings alone, in less than 2 kB, and the copy has the same bits."""
     x, message = s.points(2)[1], pickle.dumps(s.problem)
     text = f"pickled it takes {len(message)} bytes: derived data travel with it"
     require(len(message) < 2000, text)
@@ -179,9 +169,7 @@ def pickling_is_bitwise_identical(s: ProblemSubject) -> None:
 
 @SUITE.check()
 def does_not_modify_points(s: ProblemSubject) -> None:
-    """Points are not changed, may be read-only, and need not be contiguous; three threads are
-    bitwise identical to one.
-    """
+    """Points are not changed and need not be contiguous; threads get the same bits."""
     X, mine = readonly(s.points(3)), s.points(3)
     expected = s.problem(X[1])
     s.problem(mine[1])
@@ -241,9 +229,7 @@ def equal_settings_are_bitwise_identical(s: ProblemSubject) -> None:
 
 @SUITE.check(when=lambda s: s.own_rate, why="its rate is meant for other settings")
 def default_optimizer_reduces_value(s: ProblemSubject) -> None:
-    """A hundred steps of its own optimizer at its own rate take off at least 45 % of the value
-    (above the minimum), from three starts.
-    """
+    """A hundred steps at its own rate take off at least 45 % of the value, from three starts."""
     p = s.problem
     kind: Any = OPTIMIZERS[p.optimizer]
     for seed in range(3):

@@ -1,6 +1,4 @@
-"""Checks of strategies: N = 1 is the optimizer, the order of completion does not matter, failures
-cost their own point alone, saves are exact.
-"""
+"""Checks of strategies in the engine: N = 1, order of completion, failures, saves."""
 
 from __future__ import annotations
 
@@ -124,9 +122,7 @@ def is_invariant_to_completion_order(strategy: Strategy) -> None:
 
 @SUITE.check()
 def saved_run_continues_identically(strategy: Strategy) -> None:
-    """Saved after any iteration, or in the middle of one, and loaded, the run continues bitwise
-    identically.
-    """
+    """Saved after or within any iteration and loaded, the run continues bitwise identically."""
     expected = drive(_engine(strategy), fun)
 
     def body(iterations: int, observed: int) -> None:
@@ -144,9 +140,7 @@ def saved_run_continues_identically(strategy: Strategy) -> None:
 
 @SUITE.check()
 def is_reproducible(strategy: Strategy) -> None:
-    """Two runs side by side are bitwise identical: nothing of a run is kept on the strategy, and
-    nothing depends on the clock.
-    """
+    """Two runs side by side are bitwise identical: nothing of a run is kept on the strategy."""
     first, second = _engine(strategy), _engine(strategy)
     a, b = [], []
     while not first.stop():
@@ -182,9 +176,7 @@ def tolerates_failed_evaluations(strategy: Strategy) -> None:
 
 @SUITE.check()
 def decreases_quadratics(strategy: Strategy) -> None:
-    """On convex quadratics at 0.3 of the inverse curvature, 25 iterations end lower than they
-    began, and no worse than 1.5 times the plain optimizer.
-    """
+    """25 iterations descend, at worst to 1.5 times the value of the plain optimizer."""
 
     def body(problem: SmoothObjective, N: int) -> None:
         start = problem.centre + 2.0
@@ -221,9 +213,7 @@ def respects_bounds(strategy: Strategy) -> None:
 
 @SUITE.check()
 def declares_needs_values(strategy: Strategy) -> None:
-    """A gradient-only oracle works unless `needs_values` is declared, and is refused with a
-    sentence where it is.
-    """
+    """A gradient alone is refused with a sentence where, and only where, values are needed."""
     engine = _engine(strategy)
     first, refused = engine.ask()[0], False
     try:
@@ -239,9 +229,7 @@ def declares_needs_values(strategy: Strategy) -> None:
 
 @SUITE.check()
 def counters_are_exact(strategy: Strategy) -> None:
-    """njev is the number of gradients told, nit of iterations, nsteps at least that; the last point
-    is known with its own gradient.
-    """
+    """njev, nit and nsteps count, and the last point is known with its own gradient."""
     engine, asked = _engine(strategy), list[Candidate]()
     _watch(engine, asked.append)
     result = engine.result()
