@@ -63,28 +63,22 @@ class Stencil:
         parabola through x, x + h, x + 2h.  cs: Im f(x + ih) / h. A coordinate that its bounds hold
         fixed has derivative 0. Warns where all differences vanish.
         """
-        value, shifted = float(values[0].real), values[1:]
-        gradient = np.zeros(len(self.x))
-        i = 0
-        while i < len(self.perturbations):
-            k, to = self.perturbations[i]
+        value, f = float(values[0].real), np.array(values[1:], complex)
+        x = self.x.astype(np.float64)
+        at = np.array([k for k, _ in self.perturbations], int)
+        to = np.array([to for _, to in self.perturbations], complex)
+        gradient = np.zeros(len(x))
+        with np.errstate(all="ignore"):  # of a run that diverges
+            h, change = to.real - x[at], f.real - value
             if self.method == "cs":
-                gradient[k] = complex(shifted[i]).imag / to.imag
-                i += 1
-                continue
-            centre = float(self.x[k])
-            a, fa = to.real - centre, float(shifted[i].real) - value
-            i += 1
-            if self.method == "2-point":
-                gradient[k] = fa / a
-                continue
-            b, fb = self.perturbations[i][1].real - centre, float(shifted[i].real) - value
-            # The parabola through three points at 0, a, b; for a = -b this is the central
-            # difference.
-            gradient[k] = (fa * (b / a) - fb * (a / b)) / (b - a)
-            i += 1
-        if self.method != "cs" and self.perturbations and _vanish(value, shifted):
-            step = max(abs(to.real - float(self.x[k])) for k, to in self.perturbations)
+                gradient[at] = f.imag / to.imag
+            elif self.method == "2-point":
+                gradient[at] = change / h
+            else:  # the parabola through three points at 0, a, b: for a = -b the central difference
+                a, b, fa, fb = h[::2], h[1::2], change[::2], change[1::2]
+                gradient[at[::2]] = (fa * (b / a) - fb * (a / b)) / (b - a)
+        if self.method != "cs" and len(f) and (f.real == value).all():
+            step = float(np.abs(h).max())
             warnings.warn(
                 f"all differences over steps of up to {step:.1e} vanish, so the gradient is taken "
                 f"for zero: either the function does not depend on x here, or its values have too "
@@ -101,17 +95,13 @@ class Stencil:
         now, parts = self.resolution, np.array([complex(one).real for one in values])
         if now is None or not self.perturbations or not np.isfinite(parts).all():
             return None
-        if _vanish(parts[0], values[1:]):
+        if (parts == parts[0]).all():
             found = next((one for one in COARSER if one > 4 * now), None)
         else:
             found = _resolution(parts)
         if found is None or found <= 4 * now:
             return None
         return stencil(self.center, "3-point", self.low, self.high, resolution=found)
-
-
-def _vanish(value: float, shifted: Sequence[complex]) -> bool:
-    return all(complex(one).real == value for one in shifted)
 
 
 def _resolution(values: np.ndarray) -> float | None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -186,11 +187,9 @@ def minimize(
     options = {"step": step, "batch": batch, "max_delay": max_delay, "on_late": on_late, "tag": tag}
     files = checkpoint, checkpoint_every, log, resume
     metadata = {"rate": to_spec(rate), **worker.metadata}
-    with (
-        make_burst_executor(BurstRunner(worker), workers, parallelism, timeout) as executor,
-        # Last, since it may create a file.
-        open_master(x0, files, rng, metadata, options) as master,
-    ):
+    executor = make_burst_executor(BurstRunner(worker), workers, parallelism, timeout)
+    # The master last, since it may create a file.
+    with closing(executor), open_master(x0, files, rng, metadata, options) as master:
         saves = checkpoint, checkpoint_every or 100
         run = _AsyncRun(master, worker, executor, settings, target, callback, bar, *saves)
         return run.run(smoothness)

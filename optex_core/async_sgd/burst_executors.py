@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from optex_core._validation import callable_, short_repr
 from optex_core.async_sgd.records import BurstContext, BurstResult, BurstStatus, Pull, Push
@@ -84,58 +83,9 @@ def _run_burst(
     return SerializedResult(result)
 
 
-class BurstExecutor(ABC):
-    """Runs bursts and returns their results; a context manager that closes itself.
-
-    It decides nothing: the loop says what a failure means and when to stop.
-    """
-
-    #: True where bursts run while `next` waits; False where `next` itself runs one.
-    background: ClassVar[bool]
-
-    @property
-    @abstractmethod
-    def pending(self) -> int:
-        """Bursts that neither came back nor were given up."""
-
-    @abstractmethod
-    def submit(self, pull: Pull) -> None:
-        """Start a burst on the worker that its context names, behind what that worker has to do
-        already; an evaluation on any worker.
-        """
-
-    @abstractmethod
-    def next(self, timeout: float | None = None) -> list[BurstResult]:
-        """Wait until a burst has ended and return all that have; an empty list after `timeout`
-        seconds, and where nothing is pending.
-        """
-
-    @abstractmethod
-    def overdue(self, seconds: float) -> list[int]:
-        """Ids of bursts that have run for more than `seconds`."""
-
-    @abstractmethod
-    def give_up(self, burst_id: int) -> None:
-        """Stop waiting for a burst, end it where that is possible, and replace its worker."""
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Stop waiting for all bursts, without waiting for their end."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End what was started here, without waiting; a user's own pool is left as it is."""
-
-    def __enter__(self) -> BurstExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SerialExecutor(BurstExecutor):
-    """Each `next` runs the oldest burst; N workers in turn give every push, after the first N, the
-    delay N - 1.
+class SerialExecutor:
+    """Bursts in this thread: each `next` runs the oldest; N workers in turn give every push, after
+    the first N, the delay N - 1. Methods as of `BackgroundExecutor`.
     """
 
     background = False
@@ -167,8 +117,8 @@ class SerialExecutor(BurstExecutor):
     close = abandon
 
 
-class BackgroundExecutor(BurstExecutor):
-    """Bursts on `Workers`.
+class BackgroundExecutor:
+    """Bursts on `Workers`. It decides nothing: the loop says what a failure means and when to stop.
 
     In threads and processes of ours worker w runs on worker w modulo their number and stays there,
     so that spawned bursts keep their state; one that dies or hangs costs its burst and is replaced.
@@ -176,16 +126,20 @@ class BackgroundExecutor(BurstExecutor):
     another seed in each.
     """
 
-    background = True
+    background = True  # bursts run while `next` waits
 
     def __init__(self, runner: BurstRunner, workers: Workers) -> None:
         self._runner, self._workers = runner, workers
 
     @property
     def pending(self) -> int:
+        """Bursts that neither came back nor were given up."""
         return len(self._workers.running)
 
     def submit(self, pull: Pull) -> None:
+        """Start a burst on the worker that its context names, behind what that worker has to do
+        already; an evaluation on any worker.
+        """
         worker = None if pull.evaluation else pull.context.worker
         call = pull.v, pull.context, pull.evaluation
         try:
@@ -198,13 +152,18 @@ class BackgroundExecutor(BurstExecutor):
             ) from error
 
     def next(self, timeout: float | None = None) -> list[BurstResult]:
+        """Wait until a burst has ended and return all that have; an empty list after `timeout`
+        seconds, and where nothing is pending.
+        """
         return [_result(burst_id, future) for burst_id, future in self._workers.wait(timeout)]
 
     def overdue(self, seconds: float) -> list[int]:
+        """Ids of bursts that have run for more than `seconds`."""
         latest = time.perf_counter() - seconds
         return [burst_id for burst_id, at in self._workers.started().items() if at < latest]
 
     def give_up(self, burst_id: int) -> None:
+        """Stop waiting for a burst, end it where that is possible, and replace its worker."""
         future = self._workers.forget(burst_id)
         pinned = getattr(future, "worker", None)
         if not self._workers.terminate(future):
@@ -215,6 +174,7 @@ class BackgroundExecutor(BurstExecutor):
                 self._runner.drop(pinned)
 
     def abandon(self) -> None:
+        """Stop waiting for all bursts, without waiting for their end."""
         for burst_id in list(self._workers.running):
             if self._workers.pool is None:
                 self._workers.forget(burst_id).cancel()
@@ -222,7 +182,11 @@ class BackgroundExecutor(BurstExecutor):
                 self.give_up(burst_id)
 
     def close(self) -> None:
+        """End what was started here, without waiting; a user's own pool is left as it is."""
         self._workers.close()
+
+
+BurstExecutor = SerialExecutor | BackgroundExecutor
 
 
 def _result(burst_id: int, future: Future[SerializedResult]) -> BurstResult:

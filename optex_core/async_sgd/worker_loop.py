@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -144,7 +145,8 @@ def run(
         raise ArgumentError(
             "run would never end: give maxiter=, max_evals=, max_time= or a callback that stops it"
         )
-    with make_burst_executor(BurstRunner(burst), workers, parallelism, timeout) as executor:
+    executor = make_burst_executor(BurstRunner(burst), workers, parallelism, timeout)
+    with contextlib.closing(executor):
         report = WorkerLoop(master, executor, settings, callback).run()
     if report.error is not None:
         raise report.error

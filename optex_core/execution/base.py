@@ -84,9 +84,6 @@ class Evaluator(ABC):
 
     #: True where evaluations run while `next` waits; False where `next` itself evaluates.
     asynchronous: bool = False
-    #: True where user code is known to run in other processes: what is set for this whole process
-    #: (the number of BLAS threads) does not reach it.
-    out_of_process: bool = False
 
     @property
     @abstractmethod

@@ -57,7 +57,7 @@ class FiniteDifferenceEvaluator(Evaluator):
 
     def __init__(self, make_scheme: Callable[[Array], DifferenceScheme], inner: Evaluator) -> None:
         self._make_scheme, self._inner = make_scheme, inner
-        self.asynchronous, self.out_of_process = inner.asynchronous, inner.out_of_process
+        self.asynchronous = inner.asynchronous
         self._partial: dict[tuple[int, int], _PartialEvaluation] = {}
         self._calls: dict[int, _PartialEvaluation] = {}
         self._ids = itertools.count()

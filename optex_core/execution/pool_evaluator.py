@@ -33,7 +33,6 @@ class PoolEvaluator(Evaluator):
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self.out_of_process = workers.out_of_process
         self._tasks: dict[tuple[int, int], Task] = {}  # by their keys
         self._losses: Counter[int] = Counter()  # by id, since an evaluation has finished last
         self._lost: list[Task] = []

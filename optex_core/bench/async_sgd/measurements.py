@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import lru_cache, partial
 from typing import Any
 
@@ -122,7 +123,7 @@ def _processes(kind: str, fun: object, v: np.ndarray, n: int, rounds: int) -> Ro
     """
     worker = Worker(fun, rate=0.01, inner_steps=n)
     found = []
-    with make_burst_executor(BurstRunner(worker), 2, 2, None) as executor:
+    with closing(make_burst_executor(BurstRunner(worker), 2, 2, None)) as executor:
         master = Master(v, rng=0)
 
         def turn(number: int) -> tuple[float, float]:

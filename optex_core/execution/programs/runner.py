@@ -63,6 +63,8 @@ class _Guardian:
 
     def hold(self, thing: bytes) -> None:
         """Have a group (``b"g123"``) or a folder (``b"d/path"``) ended with this process."""
+        if not POSIX:
+            return
         with self._lock:
             self._released = False
             self._held.add(thing)
@@ -186,15 +188,13 @@ def work_directory(parent: str | None = None) -> Iterator[Path]:
     name = f"{process_cleanup.temp_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
     path = Path(parent or tempfile.gettempdir(), name)
     held = b"d" + os.fsencode(path)
-    if POSIX:
-        _guardian.hold(held)
+    _guardian.hold(held)
     try:
         path.mkdir(parents=True, mode=0o700)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        if POSIX:
-            _guardian.drop(held)
+        _guardian.drop(held)
 
 
 def remove_stale_dirs(parent: str | None = None) -> None:
@@ -258,19 +258,18 @@ class _RunningProgram:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for its end; False after `timeout` seconds."""
-        if POSIX:
-            _guardian.hold(self._held)
+        _guardian.hold(self._held)
         try:
             handle = os.pidfd_open(self._process.pid)
         except (AttributeError, OSError):  # not Linux, or before 5.3, or forbidden
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout)
             return self._process.returncode is not None
-        poll, end = select.poll(), None if timeout is None else time.monotonic() + timeout
+        poll, end = select.poll(), time.monotonic() + (math.inf if timeout is None else timeout)
         poll.register(handle, select.POLLIN)
         try:
             while True:
-                left = math.inf if end is None else max(0.0, end - time.monotonic())
+                left = max(0.0, end - time.monotonic())
                 if poll.poll(1000 * min(left, _MAX_POLL_SECONDS)):
                     return True
                 if not left:
@@ -294,8 +293,7 @@ class _RunningProgram:
                 text = f"process {self._process.pid} is not gone {KILL_TIMEOUT:g} s after its kill"
                 raise EvaluationError(text) from error
             self._reaped = True
-        if POSIX:
-            _guardian.drop(self._held)
+        _guardian.drop(self._held)
         return status
 
     def _kill(self) -> None:

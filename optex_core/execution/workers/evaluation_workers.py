@@ -22,6 +22,7 @@ from optex_core.execution.workers.thread import ThreadWorker
 
 #: Of a call: (id, attempt) of a task, or the id of a burst.
 Key: TypeAlias = Any
+AnyFuture: TypeAlias = Future[Any]
 
 #: Modules of executors whose processes are known to run on this machine: memory can be shared.
 _LOCAL_EXECUTORS = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
@@ -37,21 +38,19 @@ class Workers:
         In error messages.
     pool : WorkerPool or None
         Ours.
-    out_of_process : bool
-        As in `Evaluator`.
     replaces_workers : bool
         True where a dead worker is replaced, and what was lost can be submitted again.
     """
 
-    def __init__(self, name: str, executor: Any, call: tuple[Any, ...], *, local: bool) -> None:
+    def __init__(self, name: str, executor: Any, call: tuple[object, ...], *, local: bool) -> None:
         self.name, self._executor, self._call = name, executor, call
         self.pool = executor if isinstance(executor, WorkerPool) else None
-        self.out_of_process, self.replaces_workers = local, local and self.pool is not None
+        self.replaces_workers = local and self.pool is not None
         self._memory = SharedMemoryPool() if local else None
-        self.running: dict[Key, Future[Any]] = {}
+        self.running: dict[Key, AnyFuture] = {}
         # Not `concurrent.futures.wait`: it locks all futures each time, 0.1 ms of the 0.3 that a
         # result took.
-        self._finished: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[Key, AnyFuture]] = queue.SimpleQueue()
         self._first_seen_running: dict[Key, float] = {}
         self.owned = self.pool is not None  # True: `close` ends the executor
 
@@ -83,13 +82,13 @@ class Workers:
 
     def submit(
         self, x: object, *rest: object, key: Key = None, worker: int | None = None
-    ) -> Future[Any]:
+    ) -> AnyFuture:
         """Start a call and return its future; on the worker of ours with that number, if one is
         given. A call with a `key` is `running` until `wait` returns it, or it is forgotten.
         """
         pin = {} if self.pool is None else {"worker": worker}
 
-        def submit(*args: object) -> Any:
+        def submit(*args: object) -> AnyFuture:
             return self._executor.submit(*self._call, *args, **pin)
 
         memory = self._memory
@@ -108,12 +107,12 @@ class Workers:
         """Context within which several are submitted."""
         return nullcontext() if self.pool is None else self.pool.batch()
 
-    def wait(self, timeout: float | None) -> list[tuple[Key, Future[Any]]]:
+    def wait(self, timeout: float | None) -> list[tuple[Key, AnyFuture]]:
         """The calls that are done, and not `running` any more: at least one of them, unless
         `timeout` seconds pass before.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        done: list[tuple[Key, Future[Any]]] = []
+        done: list[tuple[Key, AnyFuture]] = []
         while self.running:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
@@ -133,7 +132,7 @@ class Workers:
                 found[key] = getattr(future, "started_at", None) or seen
         return found
 
-    def forget(self, key: Key) -> Future[Any]:
+    def forget(self, key: Key) -> AnyFuture:
         """Take a call from those that are running."""
         self._first_seen_running.pop(key, None)
         return self.running.pop(key)
@@ -145,7 +144,7 @@ class Workers:
             self.forget(key)
         return cancelled
 
-    def terminate(self, future: Future[Any]) -> bool:
+    def terminate(self, future: AnyFuture) -> bool:
         """Abandon a call and free its worker; False where it runs on."""
         terminate = getattr(self._executor, "terminate", None)
         return bool(terminate(future)) if callable(terminate) else future.cancel()
