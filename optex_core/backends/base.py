@@ -21,12 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from optex_core.backends.types import (
-    FusedSteps,
-    PosteriorArrays,
-    Rule,
-    SubspaceRolloutFunction,
-)
+from optex_core.backends.types import FusedSteps, PosteriorArrays, Rule, SubspaceRolloutFunction
 from optex_core.types import Array
 
 #: Entries of one operand of a product or a sum that are handled at a time by the default methods.

@@ -304,10 +304,7 @@ def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, i
 
 
 def _differences(
-    rows: Array | Sequence[Array],
-    runs: list[tuple[int, int, int, int]],
-    s: slice,
-    out: np.ndarray,
+    rows: Array | Sequence[Array], runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray
 ) -> np.ndarray:
     size = min(s.stop, len(rows[0])) - s.start
     for place, count, i, j in runs:

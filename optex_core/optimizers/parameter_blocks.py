@@ -113,8 +113,15 @@ def flatten(tree: object) -> tuple[Array, Unflatten]:
     blocks: list[Block] = []
     leaves: list[Any] = []
 
-    def place(name: str, leaf: object) -> _Leaf:
-        _check_leaf(name, leaf)
+    def place(name: str, leaf: Any) -> _Leaf:
+        if not hasattr(leaf, "dtype") and type(leaf) in (int, float):
+            real(name or "tree", leaf)  # one that a float can hold
+        elif getattr(getattr(leaf, "dtype", None), "kind", "") not in tuple("iuf"):
+            array = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else None
+            raise ArgumentTypeError(
+                f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of "
+                f"these, got {array or type(leaf).__name__}"
+            )
         start = blocks[-1].slice.stop if blocks else 0
         blocks.append(Block(name or "x", start, tuple(getattr(leaf, "shape", ()))))
         leaves.append(leaf)
@@ -142,49 +149,38 @@ def blocks_from_shapes(shapes: object) -> tuple[Block, ...]:
     one integer. ArgumentError or ArgumentTypeError for no shapes at all, a name that comes twice,
     or a shape that is none or has an axis of length zero.
     """
-    expected = (
-        "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"
-    )
+    kinds = "a dict of names to shapes, a list of shapes, or a list of (name, shape)"
+    expected = f"shapes must be {kinds}, got "
     if isinstance(shapes, Unflatten):
         shapes = shapes.shapes
-    if isinstance(shapes, Mapping):
-        pairs = list(shapes.items())
-    elif isinstance(shapes, (str, bytes)) or not np.iterable(shapes):
-        raise ArgumentTypeError(f"{expected}, got {short_repr(shapes)}")
-    else:
-        entries = list(shapes)
-        if entries and all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
-            raise ArgumentTypeError(
-                f"{expected}, got the single shape {short_repr(shapes)}; write [{tuple(entries)}]"
-            )
-        pairs = [
-            tuple(e)
-            if isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str)
-            else (str(i), e)
-            for i, e in enumerate(entries)
-        ]
-    if not pairs:
-        raise ArgumentError(
-            f"{expected}, got none; leave shapes out for a vector without structure"
+    if isinstance(shapes, (str, bytes)) or not np.iterable(shapes):
+        raise ArgumentTypeError(expected + short_repr(shapes))
+    entries = list(shapes.items() if isinstance(shapes, Mapping) else shapes)
+    if not entries:
+        raise ArgumentError(f"{expected}none; leave shapes out for a vector without structure")
+    if all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
+        raise ArgumentTypeError(
+            f"{expected}the single shape {short_repr(shapes)}; write [{tuple(entries)}]"
         )
-    blocks: list[Block] = []
-    for name, shape in pairs:
+    blocks: dict[str, Block] = {}
+    start = 0
+    for i, entry in enumerate(entries):
+        named = isinstance(entry, (tuple, list)) and len(entry) == 2 and isinstance(entry[0], str)
+        name, shape = entry if named or isinstance(shapes, Mapping) else (str(i), entry)
         if not isinstance(name, str):
             raise ArgumentTypeError(f"the names in shapes must be strings, got {short_repr(name)}")
-        if any(b.name == name for b in blocks):
+        if name in blocks:
             raise ArgumentError(
                 f"the name {name!r} comes twice in shapes; each block needs its own"
             )
-        start = blocks[-1].slice.stop if blocks else 0
-        blocks.append(Block(name, start, _shape(name, shape)))
-    return tuple(blocks)
+        blocks[name] = Block(name, start, _shape(name, shape))
+        start = blocks[name].slice.stop
+    return tuple(blocks.values())
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    single = isinstance(shape, (int, np.integer)) and not isinstance(shape, bool)
     try:
-        if isinstance(shape, (bool, str, bytes)):
-            raise TypeError("no integers")
-        single = isinstance(shape, (int, np.integer))
         axes = tuple(map(operator.index, (shape,) if single else shape))
     except TypeError as error:
         raise ArgumentTypeError(
@@ -224,18 +220,6 @@ def merge_small_axes(
 class _Leaf:
     block: Block
     number: bool
-
-
-def _check_leaf(name: str, leaf: object) -> None:
-    number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
-    if not number and not (hasattr(leaf, "dtype") and leaf.dtype.kind in "iuf"):
-        array = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else None
-        raise ArgumentTypeError(
-            f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of these, "
-            f"got {array or type(leaf).__name__}"
-        )
-    if isinstance(leaf, int):
-        real(name or "tree", leaf)  # one that a float can hold
 
 
 def _map(tree: Any, name: str, function: Callable[[str, Any], Any]) -> Any:

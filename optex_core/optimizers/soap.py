@@ -8,13 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from optex_core._validation import (
-    NONNEGATIVE_FINITE,
-    UNIT_INTERVAL,
-    checked_by,
-    one_of,
-    real,
-)
+from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL, checked_by, one_of, real
 from optex_core.optimizers._kronecker.base import (
     BY_PRESET,
     KroneckerOptimizer,

@@ -809,7 +809,7 @@ def test_the_plan_is_what_is_allocated(capsys):
         0.1, shapes={"w": (300, 100), "c": (3, 3, 8, 8), "b": (100,), "s": ()}, delay=10
     )
     x = start(30000 + 576 + 101)
-    plan = optimizer.plan(workers=2)
+    plan = optimizer.plan()
     printed = capsys.readouterr().out
     assert printed == str(plan) + "\n"
     assert "the graft alone" in printed
@@ -824,8 +824,6 @@ def test_the_plan_is_what_is_allocated(capsys):
     assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())
     assert plan.bytes == sum(found.values())
     assert plan.factors == len(state.versions)
-    assert sum(plan.loads) == pytest.approx(1.0)
-    assert max(plan.loads) < 0.55
 
 
 def test_a_plan_takes_the_dtype_of_the_parameters(capsys):

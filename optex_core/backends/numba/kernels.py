@@ -78,21 +78,13 @@ def tile_distances(rows, at, factor, begin, size, sums):
     n, end, i = len(rows), begin + size, 0
     if factor is None:
         while i + 4 <= n:
-            r0, r1, r2, r3 = (
-                rows[i, begin:end],
-                rows[i + 1, begin:end],
-                rows[i + 2, begin:end],
-                rows[i + 3, begin:end],
-            )
+            r0, r1 = rows[i, begin:end], rows[i + 1, begin:end]
+            r2, r3 = rows[i + 2, begin:end], rows[i + 3, begin:end]
             s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
             for k in range(size):
                 p = at[k]
-                d0, d1, d2, d3 = (
-                    np.float64(r0[k]) - p,
-                    np.float64(r1[k]) - p,
-                    np.float64(r2[k]) - p,
-                    np.float64(r3[k]) - p,
-                )
+                d0, d1 = np.float64(r0[k]) - p, np.float64(r1[k]) - p
+                d2, d3 = np.float64(r2[k]) - p, np.float64(r3[k]) - p
                 s0 += d0 * d0
                 s1 += d1 * d1
                 s2 += d2 * d2
@@ -131,10 +123,8 @@ def squared_distances(rows, points, scale, width, partial, low, high):
         for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
             size = min(begin + COLUMNS, d) - begin
             for a in range(len(points)):
-                x, to = (
-                    carray(address_to_pointer(points[a] + begin * item), (size,), rows.dtype),
-                    at[a],
-                )
+                x = carray(address_to_pointer(points[a] + begin * item), (size,), rows.dtype)
+                to = at[a]
                 for k in range(size):
                     to[k] = x[k]
             if scale is not None:
@@ -163,12 +153,8 @@ def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):
     end, i = begin + size, 0
     # four rows at a time: the sums in the L2 cache are loaded and stored a quarter as often
     while i + 4 <= n:
-        r0, r1, r2, r3 = (
-            rows[i, begin:end],
-            rows[i + 1, begin:end],
-            rows[i + 2, begin:end],
-            rows[i + 3, begin:end],
-        )
+        r0, r1 = rows[i, begin:end], rows[i + 1, begin:end]
+        r2, r3 = rows[i + 2, begin:end], rows[i + 3, begin:end]
         w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         for k in range(size):
             b = base[k]

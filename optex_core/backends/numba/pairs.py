@@ -29,11 +29,7 @@ def _pair_sums(count):
     source += ["        at, there = np.float64(x[k]), np.float64(g[k])"]
     for i in range(count):
         source += [f"        dx, dg = x{i}[k] - at, g{i}[k] - there"]
-        source += [
-            f"        d{i} += dx * dx",
-            f"        e{i} += dg * dg",
-            f"        m{i} += dg * dx",
-        ]
+        source += [f"        d{i} += dx * dx; e{i} += dg * dg; m{i} += dg * dx"]
     for i in range(count):
         source += [f"    sums[0, {i}], sums[1, {i}], sums[2, {i}] = d{i}, e{i}, m{i}"]
     return jit_generated("pair_sums", source)
@@ -133,11 +129,8 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):
     x0, y0, z0 = 0.0, 0.0, 0.0
     for k in range(size):
         at, times = n0[k], factor[k]
-        u, v, w = (
-            (at - np.float64(x[k])) * times,
-            (at - np.float64(y[k])) * times,
-            (at - np.float64(z[k])) * times,
-        )
+        u, v = (at - np.float64(x[k])) * times, (at - np.float64(y[k])) * times
+        w = (at - np.float64(z[k])) * times
         x0 += u * u
         y0 += v * v
         z0 += w * w
@@ -175,11 +168,8 @@ def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):
                         factor[k] = 1.0 / factor[k]
             for i in range(0, n, 3):
                 count = min(3, n - i)
-                x, y, z = (
-                    rows[i, begin : begin + size],
-                    rows[i + count // 2, begin : begin + size],
-                    rows[i + count - 1, begin : begin + size],
-                )
+                x, z = rows[i, begin : begin + size], rows[i + count - 1, begin : begin + size]
+                y = rows[i + count // 2, begin : begin + size]
                 left = m
                 while left:
                     a = m - left

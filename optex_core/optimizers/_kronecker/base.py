@@ -265,9 +265,7 @@ class KroneckerOptimizer(Optimizer):
         """
         return count(self, state)
 
-    def plan(
-        self, *, dtype: DTypeLike = np.float64, workers: int = 1, show: bool = True
-    ) -> CostEstimate:
+    def plan(self, *, dtype: DTypeLike = np.float64, show: bool = True) -> CostEstimate:
         """Memory and work for the `shapes`, before anything is allocated: written to standard
         output (unless ``show=False``) and returned.
         """
@@ -275,8 +273,7 @@ class KroneckerOptimizer(Optimizer):
             kind = type(self).__name__
             raise ArgumentError(f"plan needs shapes: {kind}(shapes={{'w': (256, 128)}}).plan()")
         layout = self.layout(sum(t.size for t in blocks_from_shapes(self.shapes)))
-        number = integer("workers", workers, low=1)
-        estimate = estimate_cost(self, layout, np.dtype(dtype), number)
+        estimate = estimate_cost(self, layout, np.dtype(dtype))
         if show:
             sys.stdout.write(f"{estimate}\n")
         return estimate

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optex_core.optimizers._kronecker.blocking import BlockLayout
-from optex_core.optimizers._kronecker.matrix_jobs import balance_load
 
 if TYPE_CHECKING:
     from optex_core.optimizers._kronecker.base import KroneckerOptimizer
@@ -33,7 +32,6 @@ class CostEstimate:
     #: Samples from which on a dense network's gradient costs as much as the products: 2 (m + n) / 3
     #: of each tile, averaged. With fewer, a step waits for this optimizer.
     batch: float
-    loads: tuple[float, ...]  # share of each worker in the root work, assigned by cost
 
     @property
     def d(self) -> int:
@@ -84,13 +82,11 @@ class CostEstimate:
             f"as {self.root_flops:.3g}",
             "        a dense network's gradient costs as much as the products from "
             f"{self.batch:.0f} samples on; with fewer, these take longer",
-            f"workers {', '.join(f'{load:.0%}' for load in self.loads)} of the {kind}, assigned by "
-            "cost",
         ))  # fmt: skip
 
 
 def estimate_cost(
-    settings: KroneckerOptimizer, layout: BlockLayout, dtype: np.dtype[Any], workers: int = 1
+    settings: KroneckerOptimizer, layout: BlockLayout, dtype: np.dtype[Any]
 ) -> CostEstimate:
     """The estimate for `layout` and x of `dtype`."""
     size = np.dtype(settings.packed_dtype or dtype).itemsize
@@ -100,7 +96,6 @@ def estimate_cost(
     products = (1 + settings.contractions) * one
     costs = [f.task.cost for f in layout.factors]
     in_jobs = sum(f.task.packed_size for f in layout.factors) * size
-    loads = np.bincount(balance_load(costs, workers), costs, workers) / max(sum(costs), 1)
     return CostEstimate(
         layout,
         statistics=layout.packed_entries * size,
@@ -111,7 +106,6 @@ def estimate_cost(
         step_flops=products,
         root_flops=ROOT_FLOPS * sum(costs) / settings.interval,
         batch=products / (6 * sum(entries)) if entries else 0.0,
-        loads=tuple(loads.tolist()),
     )
 
 

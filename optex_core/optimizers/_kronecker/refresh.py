@@ -148,10 +148,7 @@ def _pack(
 
 
 def _pipeline(
-    work: Workspace,
-    state: KroneckerState,
-    job: Array | None,
-    due: Sequence[PreconditionerFactor],
+    work: Workspace, state: KroneckerState, job: Array | None, due: Sequence[PreconditionerFactor]
 ) -> KroneckerState:
     """The state with one more job in flight, and with the matrices of the job of `delay` trusted
     steps ago.
@@ -216,8 +213,5 @@ def _install(
         matrices[f.stack][f.place][f.tile] = work.backend.xp.asarray(matrix)
         versions[f.index] = submitted
     return replace(
-        state,
-        matrices=tuple(map(tuple, matrices)),
-        versions=tuple(versions),
-        rejected=rejected,
+        state, matrices=tuple(map(tuple, matrices)), versions=tuple(versions), rejected=rejected
     )
