@@ -89,11 +89,9 @@ class FirstOrderOptimizer(Protocol):
 
     def init(self, x: Array) -> Any:
         """Return the state before the first step; `x` has shape (d,)."""
-        ...
 
     def step(self, x: Array, g: Array, state: Any) -> tuple[Array, Any]:
         """Return the next parameters, shape (d,), and the next state."""
-        ...
 
 
 @final
@@ -215,17 +213,14 @@ class DifferenceScheme(Protocol):
     @property
     def perturbations(self) -> Sequence[Perturbation]:
         """The shifted points."""
-        ...
 
     def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:
         """Shifted points to be used in place of these, given all values so far, that at x first;
         None where these suffice.
         """
-        ...
 
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         """Value and gradient from the values at x and at the shifted points, in that order."""
-        ...
 
 
 @dataclass(slots=True)
@@ -277,12 +272,10 @@ class ObjectiveProtocol(Protocol):
     @property
     def name(self) -> str:
         """Name in error messages."""
-        ...
 
     @property
     def vectorized(self) -> bool:
         """True where `evaluate_batch` takes all points in one call."""
-        ...
 
     def evaluate(
         self, x: Array, context: Context, counts: CallCounts | None = None
@@ -290,10 +283,8 @@ class ObjectiveProtocol(Protocol):
         """Evaluate the point `x`, shape (d,). Exceptions of user code propagate; `counts` then
         holds the calls made.
         """
-        ...
 
     def evaluate_batch(
         self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None
     ) -> list[EvaluationResult]:
         """Evaluate n points, each of shape (d,), in one call of user code."""
-        ...

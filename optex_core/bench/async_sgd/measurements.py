@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from optex_core.async_sgd._minimize import minimize
-from optex_core.async_sgd.burst_executors import BurstRunner, make_burst_executor
+from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.convergence import (
     estimate_smoothness,
     gradient_bound,
@@ -93,23 +94,20 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
         ("dense", dense_logistic(2_000, 200), 200),
     ):
         v = np.zeros(d)
-        _burst(fun, v, 1000, 2)
-
-        def once(cores: int, fun: object = fun, v: np.ndarray = v) -> tuple[float, float]:
-            start, cpu = time.perf_counter(), time.process_time()
-            _burst(fun, v, cores * size, cores)
-            return time.perf_counter() - start, time.process_time() - cpu
-
-        def several(number: int, fun: object = fun, v: np.ndarray = v) -> tuple[float, float]:
-            return _together([lambda: _burst(fun, v, size, 1)] * number)
-
-        for what, measured in (
-            ("2 cores of a worker, lock-free", once),
-            ("2 workers in threads", several),
-        ):
-            found = [(measured(1), measured(2), *_machine()) for _ in range(rounds)]
-            rows.append(_speed_up(f"{kind}: {what}", found))
-        rows.append(_processes(kind, fun, v, size, rounds))
+        burst = partial(_burst, fun, v)
+        burst(1000, 2)  # compiles
+        ways: dict[str, Callable[[int], tuple[float, float]]] = {
+            "2 cores of a worker, lock-free": lambda n: _together([partial(burst, n * size, n)]),  # noqa: B023
+            "2 workers in threads": lambda n: _together([partial(burst, size, 1)] * n),  # noqa: B023
+        }
+        rows += [_speed_up(f"{kind}: {what}", turn, rounds) for what, turn in ways.items()]
+        runner = BurstRunner(Worker(fun, rate=0.01, inner_steps=size))
+        with closing(make_burst_executor(runner, 2, 2, None)) as executor:
+            turn = partial(_pushes, executor, Master(v, rng=0))
+            turn(2)  # starts and compiles
+            row = _speed_up(f"{kind}: 2 worker processes", turn, rounds)
+        # those of other processes are not known here
+        rows.append({**row, "by CPU seconds": math.nan})
     return rows
 
 
@@ -117,40 +115,29 @@ def _burst(fun: Any, v: np.ndarray, steps: int, cores: int) -> None:
     hogwild_burst(fun, v, draw_samples(fun.n, steps, 1), 0.01, cores)
 
 
-def _processes(kind: str, fun: object, v: np.ndarray, n: int, rounds: int) -> Row:
-    """Two worker processes against one, by pushes per second, in turns within one life of the
-    processes.
-    """
-    worker = Worker(fun, rate=0.01, inner_steps=n)
-    found = []
-    with closing(make_burst_executor(BurstRunner(worker), 2, 2, None)) as executor:
-        master = Master(v, rng=0)
-
-        def turn(number: int) -> tuple[float, float]:
-            start = time.perf_counter()
-            for w in range(number):
-                job = master.pull(w)
-                if job is not None:
-                    executor.submit(job)
-            busy = 0.0
-            while executor.pending:
-                for done in executor.next():
-                    if done.push is None:
-                        raise RuntimeError(f"a burst failed: {done.traceback}")
-                    master.push(done.id, done.push)
-                    busy += done.seconds
-            return time.perf_counter() - start, busy
-
-        turn(2)  # starts and compiles
-        for _ in range(rounds):
-            found.append((turn(1), turn(2), *_machine()))
-    row = _speed_up(f"{kind}: 2 worker processes", found)
-    row["by CPU seconds"] = float("nan")  # those of other processes are not known here
-    return row
+def _pushes(executor: BurstExecutor, master: Master, number: int) -> tuple[float, float]:
+    """Seconds of a burst on each of so many worker processes, and those that they were busy."""
+    start, busy = time.perf_counter(), 0.0
+    for w in range(number):
+        job = master.pull(w)
+        if job is not None:
+            executor.submit(job)
+    while executor.pending:
+        for done in executor.next():
+            if done.push is None:
+                raise RuntimeError(f"a burst failed: {done.traceback}")
+            master.push(done.id, done.push)
+            busy += done.seconds
+    return time.perf_counter() - start, busy
 
 
-def _speed_up(what: str, found: Sequence[Any]) -> Row:
-    one, two, alone, both = ([turn[i] for turn in found] for i in range(4))
+def _speed_up(what: str, turn: Callable[[int], tuple[float, float]], rounds: int) -> Row:
+    """Of `turn`, seconds and CPU seconds of one piece of work or of two, beside the machine's."""
+    count = _counting()
+    one, two, alone, both = zip(
+        *((turn(1), turn(2), *(_together([count] * n)[0] for n in (1, 2))) for _ in range(rounds)),
+        strict=True,
+    )
     return {
         "what": what,
         "speed-up": 2 * min(t for t, _ in one) / min(t for t, _ in two),
@@ -161,28 +148,21 @@ def _speed_up(what: str, found: Sequence[Any]) -> Row:
     }
 
 
-@lru_cache(maxsize=1)
-def _counting() -> Callable[[int], float]:
+@cache
+def _counting() -> Callable[[], float]:
+    """Work of a few milliseconds that touches no memory."""
     import numba
 
     @numba.njit(nogil=True)
-    def count(n: int) -> float:
+    def count() -> float:
         s = 1.0
-        for _ in range(n):
+        for _ in range(5_000_000):
             s = s * 1.0000001 + 1e-9
         return s
 
-    count(10)
-    compiled: Callable[[int], float] = count
+    count()
+    compiled: Callable[[], float] = count
     return compiled
-
-
-def _machine(size: int = 5_000_000) -> tuple[float, float]:
-    """Seconds of one thread, and of two that share nothing and touch no memory, for the same work
-    each.
-    """
-    count = _counting()
-    return _together([lambda: count(size)])[0], _together([lambda: count(size)] * 2)[0]
 
 
 def _together(calls: Sequence[Callable[[], object]]) -> tuple[float, float]:

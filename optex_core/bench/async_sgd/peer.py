@@ -99,34 +99,32 @@ def against_scikit_learn(
     problem = _Problem(n, d, width, epochs, 0)
     for name, fit in _methods(problem, inner_steps).items():
         best[name] = min(steps, key=lambda step: problem.loss(fit(0, step)))  # noqa: B023
-    losses: dict[str, list[float]] = {name: [] for name in best}
-    seconds: dict[str, list[float]] = {name: [] for name in best}
-    cpu: dict[str, list[float]] = {name: [] for name in best}
+    runs: dict[str, list[Row]] = {name: [] for name in best}
     for seed in seeds:
         problem = _Problem(n, d, width, epochs, seed)
-        methods = _methods(problem, inner_steps)
-        for repeat in range(repeats):
-            for name, fit in methods.items():
+        for _ in range(repeats):
+            for name, fit in _methods(problem, inner_steps).items():
                 start = time.perf_counter(), time.process_time()
                 x = fit(seed, best[name])
-                seconds[name].append(time.perf_counter() - start[0])
-                cpu[name].append(time.process_time() - start[1])
-                if not repeat:
-                    losses[name].append(problem.loss(x))
-    peer = next(iter(best))
+                seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+                runs[name].append({"seconds": seconds, "cpu": cpu, "loss": problem.loss(x)})
+    peer = runs[next(iter(best))]
 
-    def quicker(times: dict[str, list[float]], name: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[peer], times[name], strict=True))
+    def quicker(own: list[Row], what: str) -> float:
+        return statistics.median(a[what] / b[what] for a, b in zip(peer, own, strict=True))
 
-    return [
-        {
-            "method": name,
-            "step": best[name],
-            "loss": statistics.mean(losses[name]),
-            "spread": max(losses[name]) - min(losses[name]),
-            "seconds": quicker(seconds, name),
-            "shortest": min(seconds[peer]) / min(seconds[name]),
-            "CPU seconds": quicker(cpu, name),
-        }
-        for name in best
-    ]
+    rows = []
+    for name, own in runs.items():
+        losses = [run["loss"] for run in own[::repeats]]  # of the seeds
+        rows.append(
+            {
+                "method": name,
+                "step": best[name],
+                "loss": statistics.mean(losses),
+                "spread": max(losses) - min(losses),
+                "seconds": quicker(own, "seconds"),
+                "shortest": min(a["seconds"] for a in peer) / min(b["seconds"] for b in own),
+                "CPU seconds": quicker(own, "cpu"),
+            }
+        )
+    return rows
