@@ -193,8 +193,7 @@ def products_are_batch_invariant(b: Backend) -> None:
         places = ((0, 0), (1, 2), (2, 7), (3, 10), (12, 9), (13, 4))
         for (i, j), n in itertools.product(places, (1, 13)):
             part = b.difference_products(A, left[i : i + n], B, right[max(0, j + 1 - n) : j + 1])
-            text = f"product {i}, {j}: other bits beside others"
-            assert_same_bits(part[0, -1], whole[i, j], text)
+            assert_same_bits(part[0, -1], whole[i, j], f"product {i}, {j} beside others")
 
 
 @check
@@ -261,8 +260,7 @@ def posterior_mean(b: Backend) -> None:
     p = sample_data(50, 4, np.float64, 0)
     X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
     found, expected = b.predict(X, G, p.w, 2, x, 0.0), b.weighted_sum(G, p.w, 2)
-    text = "predict without curvature is not weighted_sum"
-    assert_same_bits(b.to_host(found), b.to_host(expected), text)
+    assert_same_bits(b.to_host(found), b.to_host(expected), "predict without curvature")
 
 
 @check
@@ -291,9 +289,8 @@ def weighted_sums_in_one_pass(b: Backend) -> None:
         sides = [(more, V), (wG, G - G[at]), *([(wX, X - X[at])] if both else [])]
         expected = np.sum([w @ v for w, v in sides], axis=0)
         magnitude = np.sum([np.abs(w) @ np.abs(v) for w, v in sides], axis=0)
-        for j, one in enumerate(found):
-            text = f"sum {j} of weighted_sums"
-            assert_weighted_sum(b, one, expected[j], magnitude[j], dtype, text)
+        for one, right, size in zip(found, expected, magnitude, strict=True):
+            assert_weighted_sum(b, one, right, size, dtype, "weighted_sums")
 
     for_sizes(
         body,

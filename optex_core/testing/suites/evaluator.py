@@ -118,8 +118,7 @@ def collect(evaluator: Evaluator) -> list[EvaluationResult]:
     end = time.monotonic() + PATIENCE
     while evaluator.pending:
         outcomes += evaluator.next(timeout=1.0)
-        text = f"{evaluator.pending} evaluations did not come back within {PATIENCE:g} s"
-        require(time.monotonic() < end, text)
+        require(time.monotonic() < end, f"{evaluator.pending} evaluations did not come back")
     return outcomes
 
 
@@ -130,8 +129,7 @@ def assert_answered(o: EvaluationResult, attempt: int = 0, deadline: float | Non
     require(answer is not None, f"point {number} came back without an answer and without an error")
     # Not the seed of the candidate that came back, which may be another than was submitted.
     expected = expected_answer(number, 1000 + number, attempt, deadline)
-    text = f"point {number} was told another seed, id, attempt or deadline than its own"
-    assert_same_bits(np.asarray(answer), expected, text)
+    assert_same_bits(np.asarray(answer), expected, f"seed, id, attempt, deadline of {number}")
     require_equal(o.value, number**2, f"value of point {number}")
     require_equal(o.attempt, attempt, f"attempt of point {number}")
     require_equal((o.nfev, o.njev), (1, 1), "counts of values and gradients in one call")

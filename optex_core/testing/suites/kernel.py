@@ -129,8 +129,7 @@ def gram_matrices_are_positive_semidefinite(kernel: Kernel) -> None:
         squared = squares(size * np.random.default_rng(seed).normal(size=(n, d)))
         K = kernel.profile(squared)
         assert_same_bits(K, np.ascontiguousarray(K.T), "the Gram matrix is not symmetric")
-        text = f"the Gram matrix has an eigenvalue of {least(K):.3g}"
-        require(least(K) >= -8 * n * EPS, text)
+        require(least(K) >= -8 * n * EPS, f"a Gram matrix has the eigenvalue {least(K):.3g}")
         H, Q = kernel.complement(squared), helmert_contrasts(n)
         rounding = 200 * float(H.max()) if has_own_complement(kernel) else 8
         low = least(-Q.T @ H @ Q)
@@ -168,8 +167,7 @@ def preserves_shapes_and_inputs(kernel: Kernel) -> None:
         deep = function(given.reshape(5, 1, 1))
         require(deep.shape == (5, 1, 1), f"{name} flattens its argument")
         alone = np.array([function(given[i : i + 1])[0] for i in range(5)])
-        text = f"{name} of one entry differs from the same entry in a row"
-        assert_within(alone, whole, 8 * EPS * np.abs(whole), text)
+        assert_within(alone, whole, 8 * EPS * np.abs(whole), f"{name} of one entry at a time")
 
 
 @SUITE.check()

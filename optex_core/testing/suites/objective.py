@@ -177,8 +177,7 @@ def does_not_retain_argument(s: ObjectiveSubject) -> None:
     kept = not shared and same_bits(_copies(first), before)
     require(kept, "its answer is a view of its argument: return a new array")
     expected = s.function(s.points[0])
-    text = "its answers depend on an array that was passed before"
-    s.assert_same(s.function(s.points[0]), expected, text)
+    s.assert_same(s.function(s.points[0]), expected, "an array that was passed before matters")
 
 
 @SUITE.check()
@@ -248,8 +247,7 @@ def threads_give_the_same_answers(s: ObjectiveSubject) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(s.function, [*s.points, *s.points]))
     for i, one in enumerate(found):
-        text = f"point {i % POINTS} gets another answer in a thread beside others"
-        s.assert_same(one, expected[i % POINTS], text)
+        s.assert_same(one, expected[i % POINTS], "a point gets another answer beside threads")
 
 
 @_alone
@@ -276,10 +274,8 @@ def processes_give_the_same_answers(s: ObjectiveSubject) -> None:
         while evaluator.pending:
             outcomes += evaluator.next()
     for o in outcomes:
-        number = o.candidate.id
         require(o.error is None, f"in a worker process it raises {o.error!r}")
-        text = f"point {number} gets another answer in a worker process"
-        s.assert_same(as_pair(o), expected[number], text)
+        s.assert_same(as_pair(o), expected[o.candidate.id], "another answer in a worker process")
 
 
 @SUITE.check(when=lambda s: s.objective.vectorized, why="it is not vectorized")
@@ -290,5 +286,4 @@ def batch_matches_rows(s: ObjectiveSubject) -> None:
     for rows in (np.arange(POINTS), np.random.default_rng(0).permutation(POINTS)):
         batch = s.objective.evaluate_batch([s.points[i] for i in rows], [context()] * POINTS)
         for i, one in zip(rows, batch, strict=True):
-            text = f"row {i} of a batch gets another answer than alone"
-            s.assert_same(as_pair(one), alone[i], text)
+            s.assert_same(as_pair(one), alone[i], f"row {i} of a batch gets another answer")

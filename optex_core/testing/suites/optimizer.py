@@ -183,8 +183,7 @@ def step_returns_parameters_and_state(s: OptimizerSubject) -> None:
             require(pair, f"step must return (x, state), got {short_repr(out)}")
             x, state = out
             form = getattr(x, "shape", None), getattr(x, "dtype", None)
-            text = "shape and dtype of the parameters that step returned"
-            require_equal(form, ((s.length,), np.dtype(dtype)), text)
+            require_equal(form, ((s.length,), np.dtype(dtype)), "shape and dtype after a step")
 
 
 @SUITE.check()
@@ -225,10 +224,8 @@ def old_states_remain_valid(s: OptimizerSubject) -> None:
     optimizer, gradients = s.optimizer, sample_gradients(s.length, 5)
     path = step_path(optimizer, sample_start(s.length), gradients)
     bound = bind_optimizer(optimizer)
-    for t, g in enumerate(gradients):
-        again = bound.step(path[t][0], g, path[t][1])
-        text = f"after later steps step {t + 1} gives another result: a state is changed in place"
-        assert_same_bits(again, path[t + 1], text)
+    for (x, state), g, after in zip(path, gradients, path[1:], strict=False):
+        assert_same_bits(bound.step(x, g, state), after, "a state was changed by later steps")
 
 
 @SUITE.check()
@@ -242,8 +239,7 @@ def runs_share_no_state(s: OptimizerSubject) -> None:
     for t in range(5):
         a, mine = bound.step(a, first[t], mine)
         b, other = bound.step(b, second[t], other)
-        text = f"step {t + 1} depends on another run that uses the same object"
-        assert_same_bits(a, alone[t + 1][0], text)
+        assert_same_bits(a, alone[t + 1][0], "a step depends on another run of the same object")
 
 
 @SUITE.check()
@@ -285,8 +281,7 @@ def coordinates_are_independent(s: OptimizerSubject) -> None:
         for (a, _), (b, _) in zip(straight, permuted, strict=True):
             assert_same_bits(b, a[order], "the order of the coordinates matters")
         alone = step_path(s.optimizer, x[:1], [g[:1] for g in gradients])
-        text = "a coordinate depends on others"
-        assert_same_bits(alone[-1][0], straight[-1][0][:1], text)
+        assert_same_bits(alone[-1][0], straight[-1][0][:1], "a coordinate depends on others")
 
     vectors = st.vectors(s.d or st.integers(2, 5))
     for_all(body, x=vectors, shift=st.integers(1, 4), examples=25)
@@ -397,8 +392,7 @@ def matches_reference_formula(s: OptimizerSubject) -> None:
         # is no fault of the step.
         loose = 1e-6 if getattr(optimizer, "centered", False) else 2e-13
         bound = 64 * EPS * (1 + np.abs(expected)) + loose * travel
-        text = "(step, coordinate) of the path is not that of the formula"
-        assert_within(found, expected, bound, text)
+        assert_within(found, expected, bound, "(step, coordinate) against the formula")
 
     # Not zero: 0 / 0 with eps = 0, and the sign of a rounding, are nobody's fault.
     sizes = st.floats(0.125, 8.0)

@@ -160,8 +160,7 @@ def lipschitz_constant_bounds_gradient(s: ProblemSubject) -> None:
 def pickling_is_bitwise_identical(s: ProblemSubject) -> None:
     """Pickled are the settings alone, in less than 2 kB, and the copy has the same bits."""
     x, message = s.points(2)[1], pickle.dumps(s.problem)
-    text = f"pickled it takes {len(message)} bytes: derived data travel with it"
-    require(len(message) < 2000, text)
+    require(len(message) < 2000, f"pickled it takes {len(message)} bytes: settings would do")
     other = pickle.loads(message)
     require(other == s.problem, "the pickled copy is not equal")
     assert_same_bits(other(x), s.problem(x), "the pickled copy gives other bits")
