@@ -50,7 +50,9 @@ class Registry(Mapping[str, T], Generic[T]):
                 f"{entry!r} has {name!r}"
             )
         known = self._entries.get(name)
-        if known is not None and _qualified(known) != _qualified(entry):
+        # the same class again, of a module that is loaded anew
+        same = getattr(known, "__qualname__", known) == getattr(entry, "__qualname__", entry)
+        if known is not None and not same:
             raise ArgumentError(
                 f"two {self.kind}s are called {name!r}: {known!r} and {entry!r}; rename one"
             )
@@ -59,7 +61,7 @@ class Registry(Mapping[str, T], Generic[T]):
             inherit_parameters(entry)
         return entry
 
-    def _load(self) -> None:
+    def _all(self) -> dict[str, T]:
         if not self._complete:
             package = importlib.import_module(self.package)
             # A plain module has no __path__: importing it was enough.
@@ -67,34 +69,24 @@ class Registry(Mapping[str, T], Generic[T]):
             for module in sorted(m.name for m in found if not m.name.startswith("_")):
                 importlib.import_module(f"{self.package}.{module}")
             self._complete = True
+        return self._entries
 
     def __getitem__(self, name: str) -> T:
         if not isinstance(name, str):
             raise ArgumentError(f"a {self.kind} is asked for by its name, got {short_repr(name)}")
-        if name not in self._entries:  # the folder is read only when the name is not known yet
-            self._load()
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise ArgumentError(
-                f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}"
-            ) from None
+        # the folder is read only when the name is not known yet
+        if name not in self._entries and name not in self._all():
+            raise ArgumentError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}")
+        return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._load()
-        return name in self._entries
+        return name in self._all()
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
-        return iter(sorted(self._entries))
+        return iter(sorted(self._all()))
 
     def __len__(self) -> int:
-        self._load()
-        return len(self._entries)
-
-
-def _qualified(entry: object) -> object:
-    return getattr(entry, "__qualname__", entry)
+        return len(self._all())
 
 
 def plugin_attributes(

@@ -16,13 +16,8 @@ class Ackley(ClosedForm):
 
     f(x) = 20 (1 - exp(-r / 5)) + e - exp(c), with r = sqrt(mean x_i^2) and c = mean cos(2 pi x_i).
     Minimum 0 at 0, where f has a kink like |x| (no Lipschitz gradient); 0, a subgradient, is
-    returned there. The start is uniform on [-2, 2]^d.
-
-    References
-    ----------
-    Ackley, A connectionist machine for genetic hillclimbing, Kluwer, 1987; for d parameters: Baeck,
-    Schwefel, An overview of evolutionary algorithms for parameter optimization, Evolutionary
-    Computation 1, 1993.
+    returned there. The start is uniform on [-2, 2]^d. (Ackley, A connectionist machine for genetic
+    hillclimbing, 1987; for d parameters Baeck, Schwefel, Evolutionary Computation 1, 1993.)
     """
 
     name = "ackley"

@@ -182,7 +182,7 @@ class ClosedForm(RowsProblem):
     Parameters
     ----------
     d : int, default 10
-        Number of parameters, at least 1.
+        Number of parameters.
     """
 
     min_d: ClassVar[int] = 1

@@ -15,13 +15,7 @@ class Beale(RowsProblem):
     """Steep walls in the corners and a long flat valley between them; d = 2.
 
     f(x, y) = sum_{k=1..3} (c_k - x (1 - y^k))^2, c = (1.5, 2.25, 2.625). Minimum 0 at (3, 1/2). The
-    start is the standard one, (1, 1).
-
-    References
-    ----------
-    Beale, On an iterative method for finding a local minimum of a function of more than one
-    variable, Princeton, 1958; problem 5 of More, Garbow, Hillstrom, Testing unconstrained
-    optimization software, ACM TOMS 7, 1981.
+    start is the standard one, (1, 1). (Problem 5 of More, Garbow, Hillstrom, ACM TOMS 7, 1981.)
     """
 
     name = "beale"

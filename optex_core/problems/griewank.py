@@ -16,11 +16,8 @@ class Griewank(ClosedForm):
 
     f(x) = 1 + sum_i x_i^2 / 4000 - prod_i cos(x_i / sqrt(i)). Minimum 0 at 0. The gradient is
     Lipschitz with 1/2000 + sum_i 1/i: the Hessian of the product is at most u u' entry by entry,
-    u_i = 1 / sqrt(i). The start is uniform on [-600, 600]^d.
-
-    References
-    ----------
-    Griewank, Generalized descent for global optimization, J. Optim. Theory Appl. 34, 1981.
+    u_i = 1 / sqrt(i). The start is uniform on [-600, 600]^d. (Griewank, J. Optim. Theory Appl. 34,
+    1981.)
     """
 
     name = "griewank"

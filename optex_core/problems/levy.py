@@ -17,12 +17,7 @@ class Levy(ClosedForm):
 
     f(x) = sin^2(pi w_1) + sum_{i<d} (w_i - 1)^2 (1 + 10 sin^2(pi w_i + 1)) + (w_d - 1)^2 (1 +
     sin^2(2 pi w_d)), w_i = 1 + (x_i - 1) / 4. Minimum 0 at (1, ..., 1). The start is uniform on
-    [-10, 10]^d.
-
-    References
-    ----------
-    Levy, Montalvo, The tunneling algorithm for the global minimization of functions, SIAM J. Sci.
-    Stat. Comput. 6, 1985.
+    [-10, 10]^d. (Levy, Montalvo, SIAM J. Sci. Stat. Comput. 6, 1985.)
     """
 
     name = "levy"

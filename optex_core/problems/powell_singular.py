@@ -18,18 +18,12 @@ class PowellSingular(ClosedForm):
 
     Each block (a, b, c, e) of four parameters gives (a + 10 b)^2 + 5 (c - e)^2 + (b - 2 c)^4 + 10
     (a - e)^4. Minimum 0 at 0, with a singular Hessian. The start is the standard one, (3, -1, 0, 1)
-    in every block.
+    in every block. (Problems 13 and 22 of More, Garbow, Hillstrom, ACM TOMS 7, 1981.)
 
     Parameters
     ----------
     d : int, default 12
         Number of parameters, a multiple of 4.
-
-    References
-    ----------
-    Powell, An iterative method for finding stationary values of a function of several variables,
-    The Computer Journal 5, 1962; problems 13 and 22 of More, Garbow, Hillstrom, Testing
-    unconstrained optimization software, ACM TOMS 7, 1981.
     """
 
     name = "powell_singular"

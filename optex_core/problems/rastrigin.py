@@ -16,12 +16,8 @@ class Rastrigin(ClosedForm):
 
     f(x) = 10 d + sum_i x_i^2 - 10 cos(2 pi x_i);  df/dx_i = 2 x_i + 20 pi sin(2 pi x_i). Minimum 0
     at 0; the gradient is (2 + 40 pi^2)-Lipschitz. The start is uniform on [-5.12, 5.12]^d; a
-    descent ends in the local minimum at hand.
-
-    References
-    ----------
-    Rastrigin, Systems of extremal control, Nauka, 1974; for d parameters: Muehlenbein, Schomisch,
-    Born, The parallel genetic algorithm as function optimizer, Parallel Computing 17, 1991.
+    descent ends in the local minimum at hand. (Rastrigin, Systems of extremal control, 1974; for d
+    parameters Muehlenbein, Schomisch, Born, Parallel Computing 17, 1991.)
     """
 
     name = "rastrigin"

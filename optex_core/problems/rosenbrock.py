@@ -15,17 +15,8 @@ class Rosenbrock(ClosedForm):
     """A narrow curved valley with a flat floor, in the coupled form for d parameters.
 
     f(x) = sum_{i<d} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2. Minimum 0 at (1, ..., 1); from d = 4
-    there is a local minimum near (-1, 1, ..., 1). The start is uniform on [-1, 1]^d.
-
-    Parameters
-    ----------
-    d : int, default 10
-        Number of parameters, at least 2.
-
-    References
-    ----------
-    Rosenbrock, An automatic method for finding the greatest or least value of a function, The
-    Computer Journal 3, 1960.
+    there is a local minimum near (-1, 1, ..., 1). The start is uniform on [-1, 1]^d; d is at least
+    2. (Rosenbrock, The Computer Journal 3, 1960.)
     """
 
     name = "rosenbrock"

@@ -19,10 +19,7 @@ class StyblinskiTang(ClosedForm):
 
     f(x) = 1/2 sum_i x_i^4 - 16 x_i^2 + 5 x_i;  df/dx_i = 2 x_i^3 - 16 x_i + 5/2. Minimum about
     -39.16617 d where every x_i is about -2.903534. The start is uniform on [-5, 5]^d.
-
-    References
-    ----------
-    Styblinski, Tang, Experiments in nonconvex optimization, Neural Networks 3, 1990.
+    (Styblinski, Tang, Neural Networks 3, 1990.)
     """
 
     name = "styblinski_tang"
