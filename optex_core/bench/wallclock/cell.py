@@ -4,6 +4,7 @@ numbers.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from optex_core.bench._runner import Row
 from optex_core.bench.wallclock.sleeping_objective import WARM, WARM_SECONDS, Slow
 from optex_core.engine.optex import OptEx
 from optex_core.engine.result import Result
-from optex_core.errors import CapabilityError, MissingExtraError
+from optex_core.errors import CapabilityError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import dask, make_evaluator, mpi, ray
 from optex_core.optimizers.sgd import SGD
@@ -140,18 +141,11 @@ def _run(
 
 def why_not(executor: str) -> str:
     """ "" or why an executor cannot be measured here."""
-    try:
-        if executor == "mpi":
-            import mpi4py  # noqa: F401
-
-            if not shutil.which("mpiexec"):
-                return "there is no mpiexec on the PATH; run: python -m pip install mpich"
-        if executor == "dask":
-            import distributed  # noqa: F401
-        if executor == "ray":
-            import ray  # noqa: F401
-    except ImportError as error:
-        return f"{error}; run: python -m pip install 'optex_core[{executor}]'"
+    library = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}.get(executor)
+    if library is not None and importlib.util.find_spec(library) is None:
+        return f"there is no {library}; run: python -m pip install 'optex_core[{executor}]'"
+    if executor == "mpi" and shutil.which("mpiexec") is None:
+        return "there is no mpiexec on the PATH; run: python -m pip install mpich"
     return ""
 
 
@@ -209,12 +203,9 @@ def _pool(executor: str, workers: int, stack: ExitStack) -> object:
 
 def _within_mpi(setting: Setting) -> Row:
     """Measure in an MPI job of its own, whose first process does what this one would."""
-    launcher = shutil.which("mpiexec")
-    if launcher is None:
-        raise MissingExtraError(why_not("mpi"))
     script = ["-m", "mpi4py.futures", "-m", "optex_core", "bench", "wallclock", "--cell"]
     processes, cell = str(setting.workers + 1), json.dumps(asdict(setting))
-    words = [launcher, "-n", processes, sys.executable, *script, cell]
+    words = ["mpiexec", "-n", processes, sys.executable, *script, cell]
     done = subprocess.run(
         words, capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "OPTEX_BENCH_MPI": "1"},
