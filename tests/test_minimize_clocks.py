@@ -16,7 +16,7 @@ from minimizing import Counting, fun, minimize, value
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError
 from optex_core.execution.pool_evaluator import PoolEvaluator
@@ -185,14 +185,14 @@ def test_a_second_ctrl_c_does_not_wait_and_does_not_touch_the_checkpoint(tmp_pat
                     time.sleep(0.01)
             return super().step(x, g, state, *args, **keywords)
 
-    fired, saves, path, write = [], [], tmp_path / "run", checkpoint.write_checkpoint
+    fired, saves, path, write = [], [], tmp_path / "run", checkpoint_file.write_checkpoint
 
     def noted(to, header, arrays):
         saves.append(header["state"]["nit"])
         write(to, header, arrays)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "write_checkpoint", noted)
+        patch.setattr(checkpoint_file, "write_checkpoint", noted)
         result = minimize(optimizer=Torn(0.05), maxiter=9, checkpoint=path)
     assert result.status is Status.INTERRUPTED
     assert saves == ([1, 2, 3, 3] if times == 1 else [1, 2, 3])

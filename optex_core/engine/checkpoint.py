@@ -1,23 +1,32 @@
-"""A saved run: its state as a JSON header and arrays, their file, and back.
+"""Dump and restore of a run's state as a JSON header and arrays, which `checkpoint_file` keeps.
 
-Keys of headers and names of arrays are those of version 1. Only `OptEx.load` makes an engine.
+Only `OptEx.load` makes an engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from optex_core._validation import short_repr
 from optex_core.backends import get_backend
 from optex_core.engine.candidates import FailedEvaluation
-from optex_core.engine.npz_file import Header, read_npz, write_npz
+from optex_core.engine.checkpoint_file import (
+    STATE_KEYS,
+    TREE_KEYS,
+    VECTOR_KEYS,
+    Arrays,
+    Header,
+    array_group,
+    is_like,
+)
 from optex_core.engine.round_machine import RoundMachine
+from optex_core.engine.settings import Settings
 from optex_core.engine.settings_spec import (
     array_digest,
     compare_specs,
@@ -25,50 +34,19 @@ from optex_core.engine.settings_spec import (
     to_spec,
     with_defaults,
 )
+from optex_core.engine.state import EngineState
 from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._pytree import tree_leaves, tree_unflatten
+from optex_core.optimizers._pytree import is_array, tree_leaves, tree_unflatten
+from optex_core.strategies._noise_status import KNOWN_STATUSES, UNKNOWN
 from optex_core.strategies.base import Observation
-from optex_core.types import Array, Candidate
-
-FORMAT, VERSION = "optex_core run", 1
-_PARTS = ("identity", "seed", "criteria", "hyper", "reasons", "state", "rows", "late", "failed")
-
-Arrays = dict[str, np.ndarray]
-
-#: Key in a file -> attribute of `EngineState`, for its numbers, vectors and trees of both.
-STATE_KEYS = {
-    "fitted": "fitted_rows", "nit": "nit", "slot": "first_slot", "nsteps": "nsteps", "nfev": "nfev",
-    "njev": "njev", "failures": "failures", "value": "value", "previous": "previous_value",
-    "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
-    "closing": "ends_at_iterate", "finished": "finished", "deterministic": "deterministic",
-}  # fmt: skip
-VECTOR_KEYS = {
-    "x": "x", "gradient": "gradient", "best_x": "best_x", "best_gradient": "best_gradient",
-    "origin": "iteration_start",
-}  # fmt: skip
-TREE_KEYS = {"optimizer": "optimizer_state", "memory": "strategy_state"}
+from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
 #: Endings from outside: a run that is continued goes on as if they had not been.
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
-
-
-def write_checkpoint(path: str | os.PathLike[str], header: Header, arrays: Arrays) -> None:
-    """Write what `dump` gave to `path`; see `npz_file.write_npz`."""
-    write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
-    """Header and arrays of a save; see `npz_file.read_npz`."""
-    return read_npz(path, format=FORMAT, version=VERSION, parts=_PARTS)
-
-
-def array_group(arrays: Arrays, group: str) -> Arrays:
-    """The arrays whose names begin with ``group/``, without that."""
-    return {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
 
 
 def fingerprint(machine: RoundMachine) -> Header:
@@ -92,6 +70,20 @@ def fingerprint(machine: RoundMachine) -> Header:
     }
 
 
+def summaries(machine: RoundMachine) -> dict[str, str]:
+    """Short texts of the settings that `fingerprint` holds as digests, for messages."""
+    s, host = machine.settings, machine.backend.to_host
+    given = {"bounds": (s.low, s.high), "x_scale": (s.scale,)}
+    return {
+        name: _shorten([host(a) for a in parts if a is not None]) for name, parts in given.items()
+    }
+
+
+def _shorten(arrays: list[np.ndarray]) -> str:
+    texts = [np.array2string(a, threshold=6, edgeitems=2, separator=", ") for a in arrays]
+    return " to ".join(" ".join(text.split()) for text in texts) or "None"
+
+
 def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
     """Refuse a saved run of other settings: the first that differs is named with both values."""
     mine, theirs = fingerprint(machine), dict(header["identity"])
@@ -100,11 +92,14 @@ def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
     if name is None:
         return
     there, here = compare_specs(theirs.get(name), mine[name])
-    what = f"its {name} is {there}, here it is {here}"
-    if name in ("bounds", "x_scale"):  # of which a file has a digest
-        what = f"its {name} is not the one given here"
+    if name in ("bounds", "x_scale"):
+        there = header.get("summaries", {}).get(name, there)
+        here = summaries(machine)[name]
+        if there == here:  # they differ where the texts are cut
+            there, here = (f"{here} (sha256={side[name][:12]})" for side in (theirs, mine))
     raise CheckpointError(
-        f"{path} belongs to another run: {what}; use the same settings, or another checkpoint file"
+        f"{path} belongs to another run: its {name} is {there}, here it is {here}; use the same"
+        " settings, or another checkpoint file"
     )
 
 
@@ -121,7 +116,7 @@ def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
         )
     late = list(machine.late.values())
     if r is not None and s.finished:  # what the finished run did not wait for stays tellable
-        late += r.pending
+        late += [c for c, done in zip(r.candidates, r.done, strict=True) if not done]
     vectors = {key: getattr(s, name) for key, name in VECTOR_KEYS.items()}
     vectors |= {"low": settings.low, "high": settings.high, "scale": settings.scale}
     vectors |= {f"late/{i}": c.x for i, c in enumerate(late)}
@@ -130,6 +125,7 @@ def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
         vectors |= {f"arrival/{i}/x": x, f"arrival/{i}/g": g}
     header: Header = {
         "identity": fingerprint(machine),
+        "summaries": summaries(machine),
         "seed": settings.seed,
         "criteria": _specs(dataclasses.asdict(settings.criteria)),
         "hyper": dataclasses.asdict(s.hyperparameters),
@@ -226,15 +222,8 @@ def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) ->
         return copy_in(arrays[name], arrays[name].dtype)
 
     try:
+        _restore_state(machine.state, machine.settings, header, arrays, vector)
         s, surrogate = machine.state, machine.surrogate
-        for key, value in header["state"].items():
-            setattr(s, STATE_KEYS[key], from_spec(value, key))
-        for key, name in VECTOR_KEYS.items():
-            setattr(s, name, vector(key) if key in arrays else None)
-        for key, name in TREE_KEYS.items():
-            setattr(s, name, _restored_tree(getattr(s, name), key, header[key], vector))
-        s.hyperparameters = Hyperparameters(**header["hyper"])
-        s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
         surrogate.overhead, surrogate.note = header["overhead"], header["note"]
         if surrogate.history is not None:
             surrogate.history.restore(array_group(arrays, "history"))
@@ -251,13 +240,9 @@ def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) ->
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
             x = machine.backend.read_only(vector(f"late/{i}"))
             machine.late[id_] = Candidate(id_, x, seed, iteration, slot)
-        machine.failures = []
-        for i, values in enumerate(header["failed"]):
-            id_, iteration, slot, seed, message, text, attempt, raised, *value = values
-            error = RuntimeError(message) if raised else None
-            known = from_spec(value[0], "failures") if value else math.nan  # not in earlier files
-            where = id_, iteration, slot, seed, vector(f"failed/{i}")
-            machine.failures.append(FailedEvaluation(*where, message, error, text, attempt, known))
+        machine.failures = [
+            _failure(values, vector(f"failed/{i}")) for i, values in enumerate(header["failed"])
+        ]
         _restore_round(machine, header.get("round"), vector)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, CheckpointError):
@@ -267,19 +252,70 @@ def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) ->
         ) from error
 
 
-def _restored_tree(
-    fresh: object, key: str, saved: list[Any], vector: Callable[[str], Array]
-) -> object:
-    """The state of an optimizer or a strategy, nested as the `fresh` one."""
-    leaves = [
-        vector(f"{key}/{leaf['array']}")
-        if isinstance(leaf, dict) and "array" in leaf
-        else from_spec(leaf, key)
-        for leaf in saved
-    ]
-    if key == "memory":  # what a strategy has learned to remember since has its first value
-        leaves += tree_leaves(fresh)[len(leaves) :]
-    return tree_unflatten(fresh, leaves)
+def _failure(values: list[Any], x: Array) -> FailedEvaluation:
+    id_, iteration, slot, seed, message, traceback, attempt, raised, *value = values
+    error = RuntimeError(message) if raised else None
+    known = from_spec(value[0], "failures") if value else math.nan
+    return FailedEvaluation(
+        id_, iteration, slot, seed, x, message, error, traceback, attempt, known
+    )  # fmt: skip
+
+
+def _restore_state(
+    s: EngineState,
+    settings: Settings,
+    header: Header,
+    arrays: Arrays,
+    vector: Callable[[str], Array],
+) -> None:
+    for key, value in header["state"].items():
+        setattr(s, STATE_KEYS[key], from_spec(value, key))
+    for key, name in VECTOR_KEYS.items():
+        setattr(s, name, vector(key) if key in arrays else None)
+    s.hyperparameters = Hyperparameters(**header["hyper"])
+    s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
+    for (key, name), part in zip(TREE_KEYS.items(), ("optimizer", "strategy"), strict=True):
+        fresh = getattr(s, name)
+        expected = tree_leaves(fresh)
+        leaves = [
+            vector(f"{key}/{leaf['array']}")
+            if isinstance(leaf, dict) and "array" in leaf
+            else from_spec(leaf, key)
+            for leaf in header[key]
+        ]
+        if key == "memory":  # what a strategy has learned to remember since has its first value
+            leaves += expected[len(leaves) :]
+        if _is_own(getattr(settings, part)):  # what a user's state holds may change its kind
+            for i, (one, other) in enumerate(zip(leaves, expected, strict=False)):
+                if not _is_leaf_like(one, other, fixed=key == "optimizer"):
+                    raise ValueError(f"leaf {i} of the state of the {part} is {short_repr(one)}")
+        restored = tree_unflatten(fresh, leaves)
+        status = getattr(restored, "noise_status", UNKNOWN)
+        if _is_own(getattr(settings, part)) and status not in KNOWN_STATUSES:
+            raise ValueError(f"the noise status of the {part} is {status}, expected 0, 1 or 2")
+        setattr(s, name, restored)
+
+
+def _is_own(part: object) -> bool:
+    """True for an optimizer or a strategy of this library that wraps none of the user's."""
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    inner = [getattr(part, field.name, None) for field in fields]
+    own = type(part).__module__.startswith("optex_core.")
+    return own and all(_is_own(one) for one in inner if isinstance(one, FirstOrderOptimizer))
+
+
+def _is_leaf_like(leaf: object, fresh: object, *, fixed: bool) -> bool:
+    """True if `leaf` may stand where a fresh state has `fresh`, which is None where nothing is
+    known yet. The arrays of an optimizer, whose shapes are `fixed`, do not come and go.
+    """
+    shapes = [(a.shape, a.dtype) for a in (leaf, fresh) if is_array(a)]
+    if len(shapes) == 2:
+        return not fixed or shapes[0] == shapes[1]
+    if fresh is None:
+        return leaf is None or bool(shapes) or is_like(leaf, 0.0)
+    if leaf is None and is_array(fresh):
+        return not fixed
+    return not shapes and is_like(leaf, fresh)
 
 
 def _restore_round(
@@ -333,7 +369,7 @@ def _undo_external_stop(machine: RoundMachine) -> bool:
         s.reasons, s.finished = lasting, False
     else:
         return not s.finished
-    if len(trace) and trace[-1].iteration == s.nit:
+    if len(trace) and trace.iteration[-1] == s.nit:
         columns = {name: column[:-1] for name, column in trace.to_arrays().items()}
         machine.trace = Trace.from_arrays(columns)
     return True

@@ -9,8 +9,8 @@ payload    raw little-endian arrays, one after the other
 =========  ==================================================================================
 
 A log is created under its name with its first frame whole. Frames are written in order, and one
-that a kill or a full disk has cut is the last: it counts as never written. Zeros after it are space
-that earlier versions reserved. No pickle. The driver that writes holds a `FileLock`.
+that a kill or a full disk has cut is the last: it counts as never written. Space that was reserved
+reads as zeros. No pickle. The driver that writes holds a `FileLock`; readers need none.
 
 Notes
 -----
@@ -21,6 +21,7 @@ loses no record that was appended in any case; a power cut those of the last `sy
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import struct
@@ -32,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.engine.npz_file import open_regular_file, sync_folder
+from optex_core.engine.npz_file import open_regular_file, parse_json, sync_folder
 from optex_core.errors import CheckpointError, DamagedFileError, LaterVersionError
 from optex_core.types import Array
 
@@ -40,6 +41,8 @@ MAGIC = b"optex_core framed log\n"
 _SIZES, _CHECKSUM = struct.Struct("<IQI"), struct.Struct("<I")
 #: Bytes of a frame besides its JSON and payload.
 HEAD_BYTES = _SIZES.size + _CHECKSUM.size
+#: How a file system says that it cannot reserve space.
+_UNSUPPORTED_ERRNOS = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
 
 Record = dict[str, Any]
 
@@ -50,7 +53,7 @@ class FramedLog:
     def __init__(self, path: Path, file: int, end: int, sync_interval: float | None) -> None:
         self.path, self.records = path, 0
         self._file: int | None = file
-        self._end = end
+        self._end = self._reserved = end
         self._sync_interval, self._last_sync = sync_interval, time.monotonic()
         self._pending: list[bytes] = []
 
@@ -98,6 +101,17 @@ class FramedLog:
             raise
         return cls(Path(path), file, end, sync_interval)
 
+    def reserve(self, size: int) -> None:
+        """Allocate `size` bytes, so that a full disk is found before there are records."""
+        if self._end + size > self._reserved and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._open_file(), self._end, size)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED_ERRNOS:
+                    error.filename = str(self.path)
+                    raise
+            self._reserved = self._end + size
+
     def append(self, record: Record, *arrays: Array, flush: bool = True) -> None:
         """Add a record of JSON and its payload; OSError leaves the log as if it had not been tried.
 
@@ -119,12 +133,14 @@ class FramedLog:
             self._pending.clear()
 
     def close(self, *, sync: bool = True) -> None:
-        """Write what waits and, with `sync`, wait for the disk."""
+        """Write what waits, give back reserved space and, with `sync`, wait for the disk."""
         if self._file is None:
             return
         file = self._file
         try:
             self.flush()
+            if self._reserved > self._end:
+                os.ftruncate(file, self._end)
             if sync:
                 os.fsync(file)
         finally:
@@ -155,6 +171,7 @@ class FramedLog:
                 error.filename = str(self.path)
             with contextlib.suppress(OSError):  # half a frame would hide all that follow
                 os.ftruncate(file, self._end)
+                self._reserved = self._end
             raise
         self._end = end
 
@@ -242,7 +259,12 @@ class FramedLogReader:
         text, payload = self._file.read(text_size), self._file.read(payload_size)
         if zlib.crc32(payload, zlib.crc32(text)) != checksum:
             return self._stop("is damaged")
-        record = json.loads(text)  # whose checksum is right
+        try:
+            record = parse_json(text)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            return self._stop("is damaged", torn=False)
         self.end += HEAD_BYTES + text_size + payload_size
         self.records += 1
         return record, payload

@@ -1,7 +1,8 @@
 """Arrays plus one JSON header in a .npz file: the format of every saved run. No pickle.
 
-A file is written to a temporary name, synced and renamed. It counts as good only when the checksum
-of every member is right, and each has the dtype and shape that the header promises.
+A file is written to a temporary name, synced and renamed. It counts as good only when every member
+has been read to its end, where its checksum is compared, and has the dtype and shape that the
+header promises. No more memory is taken than the file has bytes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,6 +29,9 @@ from optex_core.errors import (
     LaterVersionError,
 )
 from optex_core.types import Array
+
+#: Bytes that compressed members may have in all: 4 MB of zeros can claim 4 GB.
+MAX_COMPRESSED_BYTES = 1 << 28
 
 #: The JSON of a file.
 Header: TypeAlias = dict[str, Any]
@@ -82,6 +87,14 @@ def open_regular_file(path: str | os.PathLike[str], what: str) -> BinaryIO:
     return os.fdopen(file, "rb")
 
 
+def parse_json(text: bytes) -> object:
+    """The value of a JSON text; ValueError for what is none, nested too deeply included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until a rename in `folder` is on disk: it must survive a power cut, too."""
     if hasattr(os, "O_DIRECTORY"):
@@ -133,15 +146,11 @@ def read_npz(
     """
     with open_regular_file(path, "the saved run") as file:
         try:
-            with zipfile.ZipFile(file) as archive:  # reading a member whole compares its checksum
-                arrays = {
-                    name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)))
-                    for name in archive.namelist()
-                }
+            arrays = _read_members(file)
             text = arrays.pop("header")
             # Runs of the command line of earlier versions: a header of text, without names.
             from_text = text.dtype.kind == "U"
-            header = json.loads(str(text[()]) if from_text else text.tobytes())
+            header = parse_json(str(text[()]).encode() if from_text else text.tobytes())
         except Exception as error:  # what zipfile and NumPy raise for damaged bytes is any
             raise DamagedFileError(
                 f"{path} is not a saved run, or it is damaged ({error_reason(error)}); use another"
@@ -169,6 +178,36 @@ def read_npz(
             f"{path} is damaged: {missing[0]!r} is missing; use another file or start anew"
         )
     return header, arrays
+
+
+def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
+    """All arrays of an archive, each read to its end, sizes checked before memory is taken."""
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        expanded = [m.file_size for m in members if m.file_size != m.compress_size]
+        if sum(m.compress_size for m in members) > size or sum(expanded) > MAX_COMPRESSED_BYTES:
+            raise ValueError("its members are larger than the file")
+        if len({m.filename for m in members}) < len(members):
+            raise ValueError("it holds a member twice")
+        return {m.filename.removesuffix(".npy"): _parse_npy(archive.read(m)) for m in members}
+
+
+def _parse_npy(data: bytes) -> np.ndarray:
+    """The array of a .npy file: of numbers or text, exactly as long as its shape says."""
+    stream = io.BytesIO(data)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(stream)]
+    shape, fortran, dtype = read_header(stream)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or not dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} is none of numbers")
+    if size != len(data) - stream.tell():
+        raise ValueError(f"an array has not the {size} bytes of its shape {shape}")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, data, stream.tell(), order=order).copy("K")
 
 
 def error_reason(error: BaseException) -> str:

@@ -441,9 +441,9 @@ class OptEx:
     @_locked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file, atomically; `load` continues with the same bits."""
-        from optex_core.engine import checkpoint
+        from optex_core.engine import checkpoint, checkpoint_file
 
-        checkpoint.write_checkpoint(path, *checkpoint.dump(self.machine))
+        checkpoint_file.write_checkpoint(path, *checkpoint.dump(self.machine))
 
     @classmethod
     def load(
@@ -461,9 +461,9 @@ class OptEx:
         callable schedule, a user's own object); an error names them. `criteria` replace the saved
         ones: ``maxiter=2000``. CheckpointError if the file is missing, damaged or foreign.
         """
-        from optex_core.engine import checkpoint
+        from optex_core.engine import checkpoint, checkpoint_file
 
-        header, arrays = checkpoint.read_checkpoint(path)
+        header, arrays = checkpoint_file.read_checkpoint(path)
         given = {"optimizer": optimizer, "strategy": strategy, "estimator": estimator}
         arguments = checkpoint.engine_arguments(header, arrays, given, criteria)
         try:

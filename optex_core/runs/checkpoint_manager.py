@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import integer, positive
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint, checkpoint_file
 from optex_core.engine.file_lock import FileLock
 from optex_core.engine.framed_log import FramedLog
 from optex_core.engine.npz_file import check_writable
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError
 from optex_core.runs.journal import (
+    RECORD_RESERVE_BYTES,
     Record,
     apply_record,
     create_journal,
@@ -111,9 +112,11 @@ class CheckpointManager:
         """Begin to keep `engine`, after `restore`."""
         self.engine = engine
         self.last_saved_iteration = engine.state.nit
+        self._gradient_bytes = len(engine.state.x) * engine.state.x.dtype.itemsize
         self._settings: Record = {
             "seed": engine.settings.seed,
             "identity": checkpoint.fingerprint(engine.machine),
+            "summaries": checkpoint.summaries(engine.machine),
             "began": self._x0_checksum,
         }
         self._finished_at_save = engine.state.finished
@@ -146,6 +149,11 @@ class CheckpointManager:
         finished = self.engine.state.finished
         return self._has_new_records or finished != self._finished_at_save or not self.path.exists()
 
+    def reserve(self, number: int) -> None:
+        """Allocate space for so many gradients, before they are evaluated."""
+        journal = self._journal or self._open_journal()  # after a save that left no space for it
+        journal.reserve(number * (self._gradient_bytes + RECORD_RESERVE_BYTES))
+
     def apply(
         self,
         record: Record,
@@ -159,10 +167,10 @@ class CheckpointManager:
         self._has_new_records = True
         engine = self.engine
         try:
-            journal = self._journal or self._open_journal()  # after a save that left no space
-            c = find_pending(engine, record["id"]) if "id" in record else None
-            vector = [] if gradient is None else [engine.backend.to_host(gradient)]
-            journal.append(encode_record(record, engine, c, gradient, error), *vector)
+            if self._journal is not None:
+                c = find_pending(engine, record["id"]) if "id" in record else None
+                vector = [] if gradient is None else [engine.backend.to_host(gradient)]
+                self._journal.append(encode_record(record, engine, c, gradient, error), *vector)
         finally:
             apply_record(engine, record, gradient, error)
 
@@ -173,7 +181,7 @@ class CheckpointManager:
         if self.path.exists():
             link_or_copy(self.path, sibling(self.path, ".previous"))
         more = {"saves": self._saves + 1, "began": self._x0_checksum}
-        checkpoint.write_checkpoint(self.path, header | more, arrays)
+        checkpoint_file.write_checkpoint(self.path, header | more, arrays)
         self._saves += 1
         self.last_saved_iteration, self._last_save_time = state.nit, time.monotonic()
         self._save_failed = self._has_new_records = False

@@ -200,6 +200,8 @@ class EvaluationLoop:
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
+        if self.manager is not None:
+            self.manager.reserve(len(candidates))
         self.outstanding.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 

@@ -30,15 +30,15 @@ from optex_core.types import Array, Candidate
 FORMAT, VERSION = "optex_core journal", 2
 #: Seconds between two waits for the disk.
 _SYNC_SECONDS = 1.0
-#: Characters of the longest traceback and message in a record.
-MAX_TRACEBACK = 1 << 14
+#: Bytes reserved for the JSON of a record, and the longest traceback and message in it.
+RECORD_RESERVE_BYTES, MAX_TRACEBACK = 1 << 15, 1 << 14
 
 
 @dataclass(slots=True)
 class JournalContents:
     """The whole records of a journal."""
 
-    #: "saves": the number of the save that it follows; "seed", "identity", "began".
+    #: "saves": the number of the save that it follows; "seed", "identity", "summaries", "began".
     header: Record
     #: Calls, and the gradients of those that have one.
     records: list[tuple[Record, np.ndarray | None]]

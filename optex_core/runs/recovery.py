@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint, checkpoint_file
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError, DamagedFileError
 from optex_core.runs.journal import JournalContents, Record, read_journal, replay_records
@@ -122,7 +122,7 @@ def recover(path: Path) -> RecoveredRun | None:
 
 def _read_save(path: Path, file: Path) -> RecoveredRun:
     """The run at `path` from a file of it."""
-    header, arrays = checkpoint.read_checkpoint(file)
+    header, arrays = checkpoint_file.read_checkpoint(file)
     return RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
 
 

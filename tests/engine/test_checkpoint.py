@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +14,9 @@ from saved_runs import X0, assert_same, exact, noisy
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint, checkpoint_file
+from optex_core.errors import CheckpointError
+from optex_core.optimizers._pytree import tree_leaves
 
 
 @pytest.fixture
@@ -169,11 +171,30 @@ def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
 
     path = tmp_path / "run.npz"
     ox.minimize(fun, np.arange(5.0), maxiter=4, checkpoint=path, **options)
-    header, arrays = checkpoint.read_checkpoint(path)
+    header, arrays = checkpoint_file.read_checkpoint(path)
     assert len(header["memory"]) == 2
-    checkpoint.write_checkpoint(path, {**header, "memory": header["memory"][:1]}, arrays)
+    checkpoint_file.write_checkpoint(path, {**header, "memory": header["memory"][:1]}, arrays)
     second = ox.minimize(fun, np.arange(5.0), maxiter=8, checkpoint=path, resume=True, **options)
     assert np.array_equal(second.x, ox.minimize(fun, np.arange(5.0), maxiter=8, **options).x)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "lookahead"])
+def test_a_noise_status_that_there_is_not_is_one_sentence(tmp_path, strategy):
+    def fun(x, *, seed):
+        return float(x @ x), 2 * x + 0.3 * np.random.default_rng(seed).standard_normal(4)
+
+    path = tmp_path / "run.npz"
+    options = {"strategy": strategy, "parallelism": 3, "rng": 0, "checkpoint": path}
+    if strategy == "auto":
+        options["optimizer"] = ox.SGD(0.05)
+    ox.minimize(fun, np.arange(4.0), maxiter=5, **options)
+    header, arrays = checkpoint_file.read_checkpoint(path)
+    state = tree_leaves(replace(ox.OptEx.load(path).state.strategy_state, noise_status="here"))
+    forged = list(header["memory"])
+    forged[[isinstance(leaf, str) for leaf in state].index(True)] = 3
+    checkpoint_file.write_checkpoint(path, {**header, "memory": forged}, arrays)
+    with pytest.raises(CheckpointError, match="the noise status of the strategy is 3, expected 0"):
+        ox.OptEx.load(path)
 
 
 def test_bounds_of_many_parameters_are_loaded_as_they_were(tmp_path):

@@ -108,6 +108,21 @@ def test_a_log_that_is_damaged_at_its_beginning_or_foreign_is_refused(tmp_path: 
         FramedLogReader(tmp_path / "pipe", **KIND)
 
 
+@pytest.mark.parametrize("text", [b"[1]", b"no json", b"\xff", b"[" * 100_000])
+def test_a_frame_of_right_checksum_and_wrong_contents_is_damage(
+    tmp_path: Path, text: bytes
+) -> None:
+    path = tmp_path / "log"
+    written(path)
+    sizes = struct.pack("<IQI", len(text), 0, zlib.crc32(text))
+    with path.open("ab") as file:
+        file.write(sizes + struct.pack("<I", zlib.crc32(sizes)) + text)
+    found, reader = contents(path)
+    assert found == [0, 1, 2]
+    assert "is damaged after 3 records" in reader.damage
+    assert not reader.torn
+
+
 def test_claimed_sizes_take_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "log"
     written(path)
@@ -151,6 +166,18 @@ def test_what_cannot_be_written_leaves_the_log_as_it_was(tmp_path: Path) -> None
     log.append({"i": 2})
     log.close()
     assert contents(path)[0] == [0, 2]
+
+
+def test_reserved_space_reads_as_nothing_and_is_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = FramedLog.create(path, {}, **KIND)
+    log.reserve(100_000)
+    assert path.stat().st_size >= 100_000
+    log.append({"i": 0}, np.ones(5))
+    found, reader = contents(path)
+    assert (found, reader.damage) == ([0], "")
+    log.close()
+    assert path.stat().st_size == reader.end
 
 
 def test_creating_replaces_whole_and_writes_through_no_link(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from saved_runs import X0, Counted, exact
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint_file
 from optex_core.errors import CheckpointError
 
 RUN = dict(
@@ -53,7 +53,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_on_a_full_disk_the_run_ends_with_its_result_and_can_go_on(tmp_path, small_disk):
+def test_on_a_full_disk_nothing_is_evaluated_that_could_not_be_kept(tmp_path, small_disk):
     f, folder = Counted(), small_disk or tmp_path
     path, filler, limit = (
         folder / "run.npz",
@@ -80,7 +80,9 @@ def test_on_a_full_disk_the_run_ends_with_its_result_and_can_go_on(tmp_path, sma
     assert untouched(folder)
     result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
     np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
-    assert sum(f.seen.values()) - len(f.seen) <= 3  # what the disk had no place for
+    # Space for a gradient is taken before it is evaluated; a limit on the size of files acts within
+    # that space too.
+    assert sum(f.seen.values()) - len(f.seen) <= (0 if small_disk else 3)
     assert untouched(folder)
 
 
@@ -154,25 +156,25 @@ def test_a_checkpoint_that_names_no_file_is_refused_at_the_door(name: str) -> No
 
 
 def test_checkpoints_are_written_every_so_many_iterations_and_at_the_end(tmp_path, monkeypatch):
-    saved, write = [], checkpoint.write_checkpoint
+    saved, write = [], checkpoint_file.write_checkpoint
 
     def noted(path, header, arrays):
         saved.append(header["state"]["nit"])
         write(path, header, arrays)
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", noted)
+    monkeypatch.setattr(checkpoint_file, "write_checkpoint", noted)
     ox.minimize(exact, X0, maxiter=7, checkpoint=tmp_path / "run", checkpoint_every=3, rng=0)
     assert saved == [3, 6, 7]
 
 
 def test_saves_may_be_so_many_seconds_apart(tmp_path, monkeypatch):
-    saves, write, clock = [], checkpoint.write_checkpoint, [0.0]
+    saves, write, clock = [], checkpoint_file.write_checkpoint, [0.0]
 
     def noted(path, header, arrays):
         saves.append(header["state"]["nit"])
         write(path, header, arrays)
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", noted)
+    monkeypatch.setattr(checkpoint_file, "write_checkpoint", noted)
     monkeypatch.setattr("optex_core.runs.checkpoint_manager.time.monotonic", lambda: clock[0])
     ox.minimize(
         exact,
