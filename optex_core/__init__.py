@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from optex_core.optimizers.parameter_blocks import flatten
     from optex_core.runs.learning_rate import suggest_learning_rate
+    from optex_core.runs.warmup import warm_up
     from optex_core.types import Candidate, Context
 
 #: Module -> the public names that it defines. Optimizers are found by their folder.
@@ -75,6 +76,7 @@ _EXPORTS = {
     "model.estimator": "GradientEstimator",
     "optimizers.parameter_blocks": "flatten",
     "runs.learning_rate": "suggest_learning_rate",
+    "runs.warmup": "warm_up",
     "types": "Candidate Context",
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names.split()}
@@ -96,7 +98,7 @@ __all__ = [
     "OptexError", "Prodigy", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool",
     "SGD", "SOAP", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors",
     "flatten", "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method",
-    "strategies", "suggest_learning_rate", "testing",
+    "strategies", "suggest_learning_rate", "testing", "warm_up",
 ]  # fmt: skip
 
 

@@ -215,6 +215,14 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
             lambda: ox.OptEx(X0).save("a\0b"),
             r"path='a\\x00b' cannot be the name of a file: embedded null byte",
         ),
+        (
+            lambda: ox.warm_up(dtype=None, backend="numpy"),
+            "dtype must be a sequence of names of dtypes, got None",
+        ),
+        (
+            lambda: ox.warm_up(dtype="float16", backend="numpy"),
+            "dtype must be one of 'float32', 'float64', got 'float16'",
+        ),
         (lambda: ox.adapters.subprocess("true", dtype=np), "dtype must name a NumPy dtype"),
         (
             lambda: ox.adapters.subprocess("true", files=np.array(3)),

@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.async_sgd.push_log import (
-    LogRecord,
-    PushLogReader,
-    PushRecord,
-    UpdateRecord,
-)
+from optex_core.async_sgd.push_log import LogRecord, PushLogReader, PushRecord, UpdateRecord
 from optex_core.async_sgd.records import BurstContext, LostBurst, Push, PushTrace
 from optex_core.async_sgd.state import MasterSettings, MasterState
 from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.settings_spec import compare_specs, from_spec, to_spec
-from optex_core.errors import ArgumentError, CheckpointError
+from optex_core.errors import ArgumentError, CheckpointError, DamagedFileError
+from optex_core.types import Array
 
 FORMAT, VERSION = "optex_core asynchronous run", 2
 #: Settings that `Master.load` and `Master.resume` take.
@@ -110,34 +106,56 @@ def load_state(path: str | os.PathLike[str]) -> SavedMaster:
     """The master in a file that `save_state` wrote; see `Master.load`."""
     parts = ("identity", "seed", "state", "received", "pushes", "lost")
     header, arrays = read_npz(path, format=FORMAT, version=VERSION, parts=parts)
-    kept, v = header["state"], arrays["v"]
+    try:
+        return _decode(path, header, arrays)
+    # A file that another program has written may hold anything in any place.
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise DamagedFileError(
+            f"{path} is damaged ({type(error).__name__}: {error}); use another file or start anew"
+        ) from error
+
+
+def _decode(
+    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> SavedMaster:
+    fingerprint, kept = _fingerprint(header), header["state"]
+    v = _checked_array(arrays["v"], fingerprint)
     v.flags.writeable = False
-    state = MasterState(v, kept["version"], kept["issued"])
-    state.bursts = Counter({int(worker): n for worker, n in kept["bursts"].items()})
-    state.counts = Counter(kept["counts"])
+    state = MasterState(v, _count(kept["version"]), _count(kept["issued"]))
+    state.bursts = Counter({int(worker): _count(n) for worker, n in kept["bursts"].items()})
+    state.counts = Counter({str(kind): _count(n) for kind, n in kept["counts"].items()})
     pairs = zip(header["received"], header["pushes"], strict=True)
     for i, (context, saved) in enumerate(pairs):
-        a = arrays.get(f"push/{i}/a")
+        a: Any = arrays.get(f"push/{i}/a")
+        if a is not None:
+            a = a[()] if a.ndim == 0 else _checked_array(a, fingerprint)
         push = Push(
-            arrays[f"push/{i}/b"],
-            a[()] if a is not None and a.ndim == 0 else a,
-            saved["gradients"],
+            _checked_array(arrays[f"push/{i}/b"], fingerprint),
+            a,
+            _count(saved["gradients"]),
             float(saved["value"]),
             {k: float(v) for k, v in saved["report"].items()},
         )
         state.received[context["id"]] = BurstContext.from_record(context, header["seed"]), push
     for lost in header["lost"]:
         state.record_lost(LostBurst.from_record(lost))
-    state.parts = kept.get("parts", state.issued)  # in earlier files a part was an id
-    state.returned = sorted(kept.get("returned", ()))
+    state.parts = _count(kept.get("parts", state.issued))  # in earlier files a part was an id
+    state.returned = sorted(map(_count, kept.get("returned", ())))
+    if any(part >= state.parts for part in state.returned):
+        raise ValueError("parts came back that were never handed out")
     columns = {k.removeprefix("ledger/"): a for k, a in arrays.items() if k.startswith("ledger/")}
     state.push_trace = PushTrace.from_arrays(columns)
+    applied = state.counts["applied"]
+    if {column.shape for column in columns.values()} != {(applied,)} or state.version > applied:
+        raise ValueError("the push trace does not hold the pushes applied")
     state.metadata = dict(header.get("about", {}))
-    return SavedMaster(os.fspath(path), header["seed"], _fingerprint(header), state)
+    return SavedMaster(os.fspath(path), header["seed"], fingerprint, state)
 
 
 def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
-    """The fingerprint of a header, with the step rule as `to_spec` writes it today."""
+    """The checked fingerprint of a header, with the step rule as `to_spec` writes it today."""
 
     def rule(spec: Any) -> Any:
         if isinstance(spec, dict) and "callable" in spec:
@@ -147,8 +165,15 @@ def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
             return {"family": "step_rule", "name": _FORMER_RULES[spec["kind"]], "fields": fields}
         return spec
 
-    identity: dict[str, Any] = header["identity"]
-    return {**identity, "step": rule(identity["step"])}
+    step = rule(header["identity"]["step"])
+    fingerprint = {**header["identity"], "step": step}
+    known = 1.0 if is_opaque(step) else from_spec(step, "step")
+    settings = {name: fingerprint[name] for name in ARGUMENTS} | {"step": known}
+    seed = header["seed"]
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"the seed {seed!r:.40}")
+    MasterSettings.checked(rng=seed, **settings)
+    return fingerprint
 
 
 def is_opaque(spec: object) -> bool:
@@ -156,12 +181,37 @@ def is_opaque(spec: object) -> bool:
     return isinstance(spec, dict) and "opaque" in spec
 
 
+def _checked_array(array: Array, fingerprint: dict[str, object]) -> Array:
+    expected = (fingerprint["d"],), fingerprint["dtype"]
+    if (array.shape, str(array.dtype)) != expected:
+        raise ValueError(
+            f"expected an array of shape {expected[0]} and type {expected[1]}, got {array.shape} "
+            f"and {array.dtype}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("an array holds numbers that are not finite")
+    return array
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"expected a count, got {value!r:.40}")
+    return value
+
+
 def logged_start(reader: PushLogReader) -> SavedMaster:
     """The master at the beginning of a push log."""
-    header, state = reader.header, MasterState(reader.x0)
-    state.v.flags.writeable = False
-    state.metadata = dict(header.get("about", {}))
-    return SavedMaster(str(reader.path), header["seed"], _fingerprint(header), state)
+    header = reader.header
+    try:
+        fingerprint = _fingerprint(header)
+        state = MasterState(_checked_array(reader.x0, fingerprint))
+        state.v.flags.writeable = False
+        state.metadata = dict(header.get("about", {}))
+        return SavedMaster(str(reader.path), header["seed"], fingerprint, state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedFileError(
+            f"{reader.path} is damaged ({type(error).__name__}: {error}); start anew"
+        ) from error
 
 
 def apply_records(

@@ -181,8 +181,9 @@ class PushLogReader:
         check_filename("path", path)
         self._reader = FramedLogReader(path, format=FORMAT, version=VERSION)
         self.path, self.header = self._reader.path, self._reader.header
-        self.dtype = np.dtype(self.header["identity"]["dtype"])
-        self.x0 = self._array(self._reader.payload)
+        with self._decoding():
+            self.dtype = np.dtype(self.header["identity"]["dtype"])
+            self.x0 = self._array(self._reader.payload)
 
     @property
     def end(self) -> int:
@@ -197,7 +198,9 @@ class PushLogReader:
 
     def __iter__(self) -> Iterator[LogRecord]:
         for record, payload in self._reader:
-            yield self._decode(record, payload)
+            with self._decoding():
+                decoded = self._decode(record, payload)
+            yield decoded
         if self._reader.damage and not self._reader.torn:
             raise CheckpointError(
                 f"{self._reader.damage}; replay(path, until=...) gives the parameters of an update "
@@ -214,6 +217,8 @@ class PushLogReader:
             b, a = b[:d], b[d:]
         elif a is not None:
             a = self.dtype.type(a)
+        if b.shape != (d,) or (isinstance(a, np.ndarray) and a.shape != (d,)):
+            raise ValueError(f"a push of {len(payload)} bytes")
         report = {k: float(v) for k, v in record["report"].items()}
         push = Push(b, a, record["gradients"], float(record["value"]), report)
         context = BurstContext.from_record(record["accepted"], self.header["seed"])
@@ -221,6 +226,15 @@ class PushLogReader:
 
     def _array(self, payload: bytes) -> Array:
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).astype(self.dtype)
+
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        # A file that another program has written may hold anything in any place.
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{self.path} is damaged ({why}); start anew") from error
 
 
 def _to_json(value: float) -> float | str:

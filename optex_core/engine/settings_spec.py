@@ -44,8 +44,8 @@ REGISTRIES: dict[str, Mapping[str, object]] = {
 }
 #: Characters of a value in a message.
 _MAX_TEXT = 100
-#: Stands for a field that one of two specs does not have.
-_ABSENT = {"named": "absent"}
+#: What says what a spec is; the rest are its fields.
+_HEAD_KEYS = ("family", "name", "opaque", "named", "digest", "float")
 
 
 def to_spec(part: Any, registries: Registries = REGISTRIES, around: tuple[object, ...] = ()) -> Any:
@@ -189,7 +189,7 @@ def is_spec(value: object) -> bool:
         return all(map(is_spec, value))
     if not isinstance(value, dict):
         return True
-    names = (value.get(key, "") for key in ("family", "name", "opaque", "named", "digest", "float"))
+    names = (value.get(key, "") for key in _HEAD_KEYS)
     fields = value.get("fields", {})
     return (
         all(isinstance(name, str) for name in names)
@@ -199,40 +199,44 @@ def is_spec(value: object) -> bool:
 
 
 def compare_specs(theirs: object, mine: object) -> tuple[str, str]:
-    """Two unequal specs as texts of what differs: ``("sgd(momentum=0)", "sgd(momentum=0.5)")``."""
-    left, right = (_text(spec) for spec in _difference(theirs, mine))
+    """Two unequal specs as texts of the first place where they differ: ``("sgd(momentum=0.0)",
+    "sgd(momentum=0.5)")``.
+    """
+    whole, place = _name(mine), list[str]()
+    while _head(theirs) == _head(mine):
+        a, b = _parts(theirs), _parts(mine)
+        if a is None or b is None or a.keys() != b.keys():
+            break
+        name = next(name for name in a if a[name] != b[name])
+        place.append(str(name))
+        theirs, mine = a[name], b[name]
+    left, right = _text(theirs), _text(mine)
     same = len(os.path.commonprefix([left, right]))
     if same > _MAX_TEXT // 2:  # long texts from where they begin to differ
         left, right = (f"...{text[same - _MAX_TEXT // 4 :]}" for text in (left, right))
-    return _cut(left), _cut(right)
+    left, right = (t if len(t) <= _MAX_TEXT else f"{t[: _MAX_TEXT - 3]}..." for t in (left, right))
+    if not place:
+        return left, right
+    at = ".".join(place)
+    return f"{whole}({at}={left})", f"{whole}({at}={right})"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+def _head(spec: object) -> object:
+    """What a spec is, without its fields; None for a list, a dict or a value."""
+    return [spec.get(key) for key in _HEAD_KEYS] if isinstance(spec, dict) else None
 
 
-def _difference(theirs: object, mine: object) -> tuple[object, object]:
-    """The two without the fields that are equal, in one order."""
-    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
-        pairs = [
-            _difference(*pair) for pair in zip(theirs, mine, strict=True) if pair[0] != pair[1]
-        ]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if not isinstance(theirs, dict) or not isinstance(mine, dict):
-        return theirs, mine
-    if _head(theirs) != _head(mine) or ("fields" in theirs) != ("fields" in mine):
-        return theirs, mine
-    nested = "fields" in theirs
-    a, b = (theirs["fields"], mine["fields"]) if nested else (theirs, mine)
-    names = [name for name in {**a, **b} if name not in a or name not in b or a[name] != b[name]]
-    pairs = [_difference(a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in names]
-    left = {name: pair[0] for name, pair in zip(names, pairs, strict=True)}
-    right = {name: pair[1] for name, pair in zip(names, pairs, strict=True)}
-    return ({**theirs, "fields": left}, {**mine, "fields": right}) if nested else (left, right)
+def _parts(spec: object) -> dict[object, object] | None:
+    """The fields, entries or elements of a spec; None for a value."""
+    if isinstance(spec, list):
+        return dict(enumerate(spec))
+    return spec.get("fields", spec) if isinstance(spec, dict) else None
 
 
-def _head(spec: dict[str, object]) -> list[object]:
-    return [spec.get(key) for key in ("family", "name", "opaque", "named", "digest", "float")]
+def _name(spec: object) -> str:
+    if not isinstance(spec, dict):
+        return ""
+    return str(spec.get("named") or spec.get("name") or spec.get("opaque") or "")
 
 
 def _text(spec: object) -> str:
@@ -243,7 +247,7 @@ def _text(spec: object) -> str:
         return repr(spec)
     if "float" in spec:
         return str(spec["float"])
-    head = str(spec.get("named") or spec.get("name") or spec.get("opaque") or "")
+    head = _name(spec)
     if "digest" in spec:
         return f"{head}(sha256={spec['digest'][:12]})"
     fields = spec.get("fields", {} if head else spec)

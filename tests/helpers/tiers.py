@@ -27,6 +27,8 @@ SLOW = (
     # compiled code of others: a folder that the group may write, and links
     "backends/test_disk_cache.py::*test_what_others_may_write*folder 702]",
     "backends/test_disk_cache.py::*test_what_others_may_write*entries 666]",
+    # warm_up: the example of its docstring
+    "runs/test_warmup.py::test_a_run_after_it_compiles_nothing*",
     # one real Dask cluster: test_a_dask_cluster_evaluates
     "execution/test_clusters.py::test_a_dask_worker_that_is_killed*",
     "execution/test_clusters.py::test_a_timeout_restarts_the_worker*",

@@ -49,7 +49,8 @@ class Setting:
     executor: str  # one of EXECUTORS
     workers: int  # N: workers, and gradients at once
     d: int  # parameters
-    #: Of all runs; what it compiles or loads from disk is done before anything is measured.
+    #: Of all runs; what it compiles or loads from disk is done before anything is measured, as
+    #: `optex_core.warm_up` does it.
     backend: str = "auto"
 
     @property
