@@ -30,6 +30,11 @@ OPTION_WORDS = {
     ),
 }
 
+#: Errors of the words on the command line, and of what is installed: exit status 2.
+NOT_UNDERSTOOD = (
+    ArgumentError, ArgumentTypeError, CapabilityError, MissingExtraError, FileNotFoundError,
+)  # fmt: skip
+
 EPILOG = """examples:
   optex-core minimize --list                           what is built in
   optex-core minimize heat_inversion --parallelism 8   run a problem and its optimizer alone
@@ -65,14 +70,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_options(error: OptexError) -> str:
-    """The sentence of an error with the command line's options in place of Python's arguments."""
-    told = str(error)
-    for ours, option in OPTION_WORDS.items():
-        told = told.replace(ours, option)
-    return told
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, that of the process by default.
 
@@ -81,18 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (
-        ArgumentError,
-        ArgumentTypeError,
-        CapabilityError,
-        MissingExtraError,
-        FileNotFoundError,
-    ) as error:
-        print(f"optex-core {args.command}: {error}", file=sys.stderr)
-        return 2
-    except OptexError as error:
-        print(f"optex-core {args.command}: {_in_options(error)}", file=sys.stderr)
-        return 1
+    except (OptexError, FileNotFoundError) as error:
+        told = str(error)
+        for ours, option in OPTION_WORDS.items():
+            told = told.replace(ours, option)
+        print(f"optex-core {args.command}: {told}", file=sys.stderr)
+        return 2 if isinstance(error, NOT_UNDERSTOOD) else 1
     except BrokenPipeError:
         # The reader, such as `head`, has gone. Python would complain once more when it closes the
         # stream at exit.

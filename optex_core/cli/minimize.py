@@ -152,10 +152,10 @@ def run(args: argparse.Namespace) -> int:
     rate = getattr(optimizer, "learning_rate", None)
     at_rate = "" if rate is None else f" at rate {rate}"
     name = getattr(optimizer, "name", type(optimizer).__name__)
-    with _workers(args) as workers:
+    with _workers(args) as (workers, where):
         say(
             f"{source.name}: {len(source.x0)} parameters, {name}{at_rate}, "
-            f"{args.parallelism} gradients at once, in {_where(args, workers)}"
+            f"{args.parallelism} gradients at once, in {where}"
         )
         result = minimize(
             source.fun, source.x0, optimizer=optimizer, parallelism=args.parallelism,
@@ -216,16 +216,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"no picture: {error}", file=sys.stderr)
     missed = args.target is not None and result.status is not Status.TARGET
     return 1 if result.status in FAILED_STATUSES or missed else 0
-
-
-def _where(args: argparse.Namespace, workers: object) -> str:
-    if args.program:
-        return "processes of its own"
-    if isinstance(workers, int):
-        return f"{workers} worker processes"
-    if workers is None:
-        return "this process"
-    return "threads" if workers == "threads" else f"workers of {args.workers}"
 
 
 def catalogue() -> str:
@@ -297,26 +287,25 @@ def _bounds(text: str | None, d: int) -> np.ndarray | list[tuple[float, float]] 
 
 
 @contextmanager
-def _workers(args: argparse.Namespace) -> Iterator[object]:
-    """What ``--workers`` names; a client of Dask is closed at the end."""
+def _workers(args: argparse.Namespace) -> Iterator[tuple[object, str]]:
+    """What ``--workers`` names, and in words; a client of Dask is closed at the end."""
     text = args.workers
     if text is None and args.program is not None:
         # The program is a process by itself.
-        yield "threads" if args.parallelism > 1 else None
-    elif text is None:
-        from loky import cpu_count  # the cores that this process may use
-
-        workers = min(args.parallelism, cpu_count())
-        yield workers if workers > 1 else None
+        yield "threads" if args.parallelism > 1 else None, "processes of its own"
     elif text == "threads":
-        yield "threads"
-    elif "://" in text:
+        yield "threads", "threads"
+    elif text is not None and "://" in text:
         from optex_core.execution.factory import dask
 
         with dask(text) as pool:
-            yield pool
-    elif text.isdecimal():
-        yield int(text) or None
+            yield pool, f"workers of {text}"
+    elif text is None or text.isdecimal():
+        from loky import cpu_count  # the cores that this process may use
+
+        number = int(text) if text else min(args.parallelism, cpu_count())
+        number = 0 if text is None and number == 1 else number  # one gains nothing
+        yield number or None, f"{number} worker processes" if number else "this process"
     else:
         raise ArgumentError(
             f"--workers takes a number of processes, threads, or the address of a Dask scheduler "
