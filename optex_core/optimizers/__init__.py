@@ -1,4 +1,4 @@
-"""First-order optimizers: one file each, found by this folder.
+"""First-order optimizers: a file for each rule, found by this folder; Adam has its variants beside it.
 
 Every registered optimizer and wrapper is an attribute: ``optimizers.Adam``. `base` has the recipe
 for a new one.
@@ -18,17 +18,17 @@ from optex_core.optimizers.base import (
 )
 
 if TYPE_CHECKING:
-    from optex_core.optimizers.adabelief import AdaBelief as AdaBelief
     from optex_core.optimizers.adadelta import Adadelta as Adadelta
     from optex_core.optimizers.adagrad import Adagrad as Adagrad
+    from optex_core.optimizers.adam import AdaBelief as AdaBelief
     from optex_core.optimizers.adam import Adam as Adam
-    from optex_core.optimizers.adamw import AdamW as AdamW
-    from optex_core.optimizers.amsgrad import AMSGrad as AMSGrad
+    from optex_core.optimizers.adam import AdamW as AdamW
+    from optex_core.optimizers.adam import AMSGrad as AMSGrad
+    from optex_core.optimizers.adam import NAdam as NAdam
+    from optex_core.optimizers.adam import RAdam as RAdam
     from optex_core.optimizers.lbfgs import LBFGS as LBFGS
     from optex_core.optimizers.lion import Lion as Lion
-    from optex_core.optimizers.nadam import NAdam as NAdam
     from optex_core.optimizers.prodigy import Prodigy as Prodigy
-    from optex_core.optimizers.radam import RAdam as RAdam
     from optex_core.optimizers.rmsprop import RMSprop as RMSprop
     from optex_core.optimizers.sgd import SGD as SGD
     from optex_core.optimizers.shampoo import Shampoo as Shampoo

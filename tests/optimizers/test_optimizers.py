@@ -16,16 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers.adabelief import AdaBelief
 from optex_core.optimizers.adadelta import Adadelta
 from optex_core.optimizers.adagrad import Adagrad
-from optex_core.optimizers.adam import Adam
-from optex_core.optimizers.adamw import AdamW
-from optex_core.optimizers.amsgrad import AMSGrad
+from optex_core.optimizers.adam import AdaBelief, Adam, AdamW, AMSGrad, NAdam, RAdam
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, get_optimizer
 from optex_core.optimizers.lion import Lion
-from optex_core.optimizers.nadam import NAdam
-from optex_core.optimizers.radam import RAdam
 from optex_core.optimizers.rmsprop import RMSprop
 from optex_core.optimizers.schedules import Cosine, ReduceOnPlateau, WarmUp
 from optex_core.optimizers.sgd import SGD

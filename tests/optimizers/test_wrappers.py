@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._on_backend import bind_optimizer
-from optex_core.optimizers.adam import Adam
-from optex_core.optimizers.adamw import AdamW
+from optex_core.optimizers.adam import Adam, AdamW
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import ReduceOnPlateau, Step
 from optex_core.optimizers.sgd import SGD

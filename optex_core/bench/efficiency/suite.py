@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optex_core.optimizers.adagrad import Adagrad
-from optex_core.optimizers.adam import Adam
-from optex_core.optimizers.nadam import NAdam
+from optex_core.optimizers.adam import Adam, NAdam
 from optex_core.optimizers.rmsprop import RMSprop
 from optex_core.optimizers.sgd import SGD
 from optex_core.problems.base import Problem, get_problem
