@@ -175,9 +175,9 @@ def rule_to_python(
     return [_python(line) for line in lines], results, _scope()
 
 
-def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
-    """The lines of `function`, for one entry ``s`` of an array of float64; intermediate values are
-    called by `prefix` and a number.
+def trace_expression(function: Callable[[Any], Any]) -> Formula:
+    """The lines of `function`, for one entry ``s`` of an array of float64, with intermediate values
+    called k0, k1, ...
 
     TracingError if the function uses more than arithmetic, comparisons, `numpy.where` and the
     ufuncs of `C_FUNCTIONS`, looks at its argument's entries, or treats an array unlike a symbol.
@@ -192,9 +192,9 @@ def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formu
     except Exception as error:  # a user's function may raise anything when it gets no array
         raise TracingError(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
-    written = tuple(rename.sub(prefix, _python(line)) for line in lines)
+    written = tuple(rename.sub("k", _python(line)) for line in lines)
     scope = _scope() | {"T": np.float64}
-    found = Formula(written, rename.sub(prefix, result), scope, qualified_name(function))
+    found = Formula(written, rename.sub("k", result), scope, qualified_name(function))
     # A branch on the type, or one array under two names changed in place, shows in the values.
     values = run_lines(written, [found.result], scope, {"s": _SAMPLE_ARGUMENTS})
     if not results_agree(values, [expected], floor=1e-3):

@@ -101,11 +101,6 @@ def _limited() -> Iterator[None]:
             _SHARED.leave()
 
 
-def is_single_threaded() -> bool:
-    """True if every BLAS library has one thread: `blas_single_threaded` then changes nothing."""
-    return all(c.num_threads == 1 for found in _controllers() for c in found.lib_controllers)
-
-
 def blas_single_threaded(numbers: int) -> AbstractContextManager[None]:
     """A context in which BLAS uses one thread, for work on so many numbers; nothing for few."""
     return _NOTHING if numbers < MIN_THREADED_SIZE else _limited()

@@ -1,4 +1,4 @@
-"""First-order optimizers: a file for each rule, found by this folder; Adam has its variants beside it.
+"""First-order optimizers: one file for each rule, Adam with its variants, found by this folder.
 
 Every registered optimizer and wrapper is an attribute: ``optimizers.Adam``. `base` has the recipe
 for a new one.

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy import optimize
 
 import optex_core as ox
 from optex_core.backends import get_backend
-from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.errors import CapabilityError
 from optex_core.strategies import lookahead
 from optex_core.strategies._lookahead.lbfgs_path import LBFGSMatrix, predicted_path
@@ -289,7 +289,8 @@ def test_models_of_many_rows_have_one_blas_thread_however_few_parameters(d, monk
     original = lookahead.propose
 
     def observed(*args, **kwargs):
-        limits.append(is_single_threaded())
+        pools = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
+        limits.append(all(pool["num_threads"] == 1 for pool in pools))
         return original(*args, **kwargs)
 
     monkeypatch.setattr(lookahead, "propose", observed)

@@ -162,7 +162,7 @@ class RootPool:
     def _send(self, part: MatrixJob) -> Future[list[tuple[Any, float]]] | None:
         """Future of a part; None where the executor takes no work."""
         items = [(item.n, item.p) for item in part.items]
-        call = part.packed, items, part.ridge, part.tolerance, part.solver
+        call = part.packed, items, part.ridge, part.solver
         try:
             return self._workers.submit(*call)
         except (RuntimeError, OSError) as error:  # RuntimeError: it is broken or closed
@@ -176,11 +176,11 @@ class RootPool:
 
 
 def solve_part(
-    packed: Any, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str
+    packed: Any, items: Sequence[tuple[int, int]], ridge: float, solver: str
 ) -> list[tuple[object, float]]:
     """Solve a part in a worker: plain arrays and tuples in and out, for any pickler."""
     tasks = tuple(MatrixTask(n, p) for n, p in items)
-    solved = solve_job(MatrixJob(open_vector(packed), tasks, ridge, tolerance, solver))
+    solved = solve_job(MatrixJob(open_vector(packed), tasks, ridge, solver))
     return [(one.matrix, one.residual) for one in solved]
 
 

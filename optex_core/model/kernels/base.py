@@ -125,7 +125,7 @@ def traced_kernel(kernel: Kernel, complement: bool) -> Formula | None:
 
 def _trace(kernel: Kernel, complement: bool) -> Formula | None:
     try:
-        return trace_expression(kernel.complement if complement else kernel.profile, "k")
+        return trace_expression(kernel.complement if complement else kernel.profile)
     except TracingError:
         return None
 

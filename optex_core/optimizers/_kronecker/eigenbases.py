@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.optimizers._kronecker.matrix_roots import InverseRoots
+from optex_core.optimizers._kronecker.matrix_roots import RESIDUAL_TOLERANCE, InverseRoots
 from optex_core.types import Array
 
 #: Relative to the largest eigenvalue; has the same eigenvectors.
 SHIFT = 1e-7
 
 
-def eigenbases(stack: Array, before: Array, *, floor: float, tolerance: float) -> InverseRoots:
+def eigenbases(stack: Array, before: Array, *, floor: float) -> InverseRoots:
     """Bases Q whose columns are near eigenvectors of `stack`, shape (K, n, n), float64.
 
     Where `before` is zero: the eigenvectors, largest eigenvalue first. Else one step of the power
@@ -47,7 +47,7 @@ def eigenbases(stack: Array, before: Array, *, floor: float, tolerance: float) -
             usable[i] = False
     residuals = np.abs(Q.swapaxes(-1, -2) @ Q - np.eye(n)).max((1, 2), initial=0.0)
     residuals = np.where(usable & np.isfinite(residuals), residuals, np.inf)
-    return InverseRoots(Q, residuals, residuals <= tolerance)
+    return InverseRoots(Q, residuals, residuals <= RESIDUAL_TOLERANCE)
 
 
 def _decomposed(A: np.ndarray, floor: float) -> np.ndarray:

@@ -18,11 +18,7 @@ import numpy as np
 from optex_core.backends import for_array
 from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.optimizers._kronecker.eigenbases import eigenbases
-from optex_core.optimizers._kronecker.matrix_roots import (
-    RESIDUAL_TOLERANCE,
-    inverse_roots,
-    newton_roots,
-)
+from optex_core.optimizers._kronecker.matrix_roots import inverse_roots, newton_roots
 from optex_core.types import Array
 
 
@@ -60,7 +56,6 @@ class MatrixJob:
     packed: Array
     items: tuple[MatrixTask, ...]
     ridge: float  # as in `inverse_roots`; the floor of `eigenbases`
-    tolerance: float = RESIDUAL_TOLERANCE
     solver: str = "eigh"  # on the CPU wherever the array is; or "newton", where the array is
 
     def part(self, indices: Sequence[int]) -> MatrixJob:
@@ -118,13 +113,11 @@ def solve_job(job: MatrixJob) -> list[MatrixResult]:
             stack = unpack_symmetric(xp, packed[:, : kind.triangle_size], kind.n)
             if not kind.p:
                 before = packed[:, kind.triangle_size :].reshape(-1, kind.n, kind.n)
-                roots = eigenbases(stack, before, floor=job.ridge, tolerance=job.tolerance)
+                roots = eigenbases(stack, before, floor=job.ridge)
             elif newton:
-                roots = newton_roots(
-                    xp, stack, int(kind.p), ridge=job.ridge, tolerance=job.tolerance
-                )
+                roots = newton_roots(xp, stack, int(kind.p), ridge=job.ridge)
             else:
-                roots = inverse_roots(stack, kind.p, ridge=job.ridge, tolerance=job.tolerance)
+                roots = inverse_roots(stack, kind.p, ridge=job.ridge)
             for k, i in enumerate(indices):
                 matrix = roots.matrices[k] if roots.accepted[k] else None
                 found[i] = MatrixResult(matrix, float(roots.residuals[k]))

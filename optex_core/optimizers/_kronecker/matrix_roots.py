@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from optex_core.errors import ArgumentError
 from optex_core.types import Array
@@ -44,15 +43,13 @@ class InverseRoots:
     accepted: np.ndarray  # (K,), bool: the residual is within the tolerance
 
 
-def inverse_roots(
-    stack: Array, p: float, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
-) -> InverseRoots:
+def inverse_roots(stack: Array, p: float, *, ridge: float = 1e-6) -> InverseRoots:
     """Inverse p-th roots of `stack`, shape (K, n, n), by eigendecomposition in float64 on the CPU;
     p > 0 need be no integer.
 
     (A + ridge lambda_max I)^(-1/p) = V diag(l^(-1/p)) V', l the eigenvalues with the ridge. The
     bits of a root do not depend on what else is in the stack. A matrix that is not finite, that
-    LAPACK cannot decompose, or whose root misses `tolerance`, is marked and never raises.
+    LAPACK cannot decompose, or whose root misses the tolerance, is marked and never raises.
     """
     A, exponents, usable = _scaled(np, np.asarray(stack, dtype=np.float64))
     K, n = A.shape[:2]
@@ -67,32 +64,23 @@ def inverse_roots(
                 usable[i] = False
     top = np.maximum(values[:, -1:], 0.0)
     wanted = values + ridge * top
-    lifted = np.maximum(wanted, EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * top)
+    floor = EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps
+    lifted = np.maximum(wanted, floor * top)
     lifted[~(lifted > 0.0)] = 1.0  # negative semi-definite: the residual tells
     half = vectors * (lifted ** (-0.5 / p))[:, None, :]
     X = half @ half.swapaxes(-1, -2)  # symmetric to the last bit
     # The matrix whose root it is: with the ridge, and what was below rounding raised.
     A[:, np.arange(n), np.arange(n)] += ridge * top
     raised = lifted - wanted
-    # indefinite: the residual tells
-    raised[
-        raised > 1.1 * EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * lifted[:, -1:]
-    ] = 0.0
+    raised[raised > 1.1 * floor * lifted[:, -1:]] = 0.0  # indefinite: the residual tells
     for i in np.flatnonzero((raised > 0.0).any(1)):
         A[i] += (vectors[i] * raised[i]) @ vectors[i].T
     residuals = _residuals(np, X, A, p)
     residuals[~usable] = np.inf
-    return _finished(np, X, residuals, exponents, p, tolerance)
+    return _finished(np, X, residuals, exponents, p)
 
 
-def newton_roots(
-    xp: ModuleType,
-    stack: Array,
-    p: int,
-    *,
-    ridge: float = 1e-6,
-    tolerance: float = RESIDUAL_TOLERANCE,
-) -> InverseRoots:
+def newton_roots(xp: ModuleType, stack: Array, p: int, *, ridge: float = 1e-6) -> InverseRoots:
     """The same by the coupled Newton iteration, products alone, for stacks on a GPU; `xp` is the
     array library. Needs ridge > 0.
 
@@ -134,12 +122,7 @@ def newton_roots(
     X = (X + X.swapaxes(-1, -2)) / 2
     residuals = _residuals(xp, X, A, p)
     residuals = xp.where(usable, residuals, np.inf)
-    return _finished(xp, X, residuals, exponents, p, tolerance)
-
-
-def smallest_ridge(ridge: float, dtype: DTypeLike) -> float:
-    """`ridge`, but not below what matrices stored in `dtype` can carry."""
-    return max(ridge, MIN_RIDGE_IN_EPS * float(np.finfo(dtype).eps))
+    return _finished(xp, X, residuals, exponents, p)
 
 
 def _scaled(xp: ModuleType, stack: Array) -> tuple[Array, Array, Array]:
@@ -190,7 +173,7 @@ def _residuals(xp: ModuleType, X: Array, A: Array, p: float) -> Array:
 
 
 def _finished(
-    xp: ModuleType, X: Array, residuals: Array, exponents: Array, p: float, tolerance: float
+    xp: ModuleType, X: Array, residuals: Array, exponents: Array, p: float
 ) -> InverseRoots:
     """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of
     float64.
@@ -200,4 +183,4 @@ def _finished(
         room = 1020.0 - xp.ceil(xp.log2(xp.maximum(xp.abs(X).max((1, 2)), 1.0)))
         X = X * (2.0 ** xp.minimum(-exponents / p, room))[:, None, None]
     host = np.asarray(residuals.get() if hasattr(residuals, "get") else residuals)
-    return InverseRoots(X, host, host <= tolerance)
+    return InverseRoots(X, host, host <= RESIDUAL_TOLERANCE)
