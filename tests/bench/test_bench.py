@@ -26,6 +26,7 @@ from optex_core.bench.efficiency.cells import (
     not_slower,
     speed_up,
 )
+from optex_core.bench.efficiency.plot import draw_efficiency
 from optex_core.bench.efficiency.suite import Case, suite
 from optex_core.bench.efficiency.summary import excess, summarize, summarize_noise, summarize_speed
 from optex_core.bench.efficiency.tables import report
@@ -297,6 +298,17 @@ class TestCells:
         assert set(summary) == {"given", "best", "noise"}
         assert summary["given"]["N=2"]["target"]["over_target"] == pytest.approx(1.0, rel=1e-14)
         assert summary["given"]["N=2"]["sequential"]["slower"] == []
+
+    def test_picture(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
+        figures = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
+        figure = figures.Figure()
+        draw_efficiency(measured[1], tiny(), figure)
+        titles = [axes.get_title() for axes in figure.axes]
+        assert len(titles) == 3
+        assert "N = 2, each at its best rate" in titles[1]
+        assert [label.get_text() for label in figure.axes[0].get_xticklabels()][0] == LBFGSB
+        shown = [text.get_text() for text in figure.axes[0].texts]
+        assert shown.count("1.0") >= 4  # sequential and data_parallel, on both
 
 
 class TestStore:

@@ -3,7 +3,7 @@ the problem suite.
 
 Three parts: speed-ups at the given rates; each method at its best rate; and final values under
 gradient noise. The folder of the run holds ``cells.jsonl`` (one line for each finished cell),
-``efficiency.json`` (settings, summaries) and ``efficiency.txt`` (the tables).
+``efficiency.json`` (settings, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from optex_core.bench.efficiency.cells import (
     Cell,
     Laboratory,
 )
+from optex_core.bench.efficiency.plot import draw_efficiency
 from optex_core.bench.efficiency.suite import Case, suite
 from optex_core.bench.efficiency.summary import summarize
 from optex_core.bench.efficiency.tables import report, speeds
@@ -89,7 +90,10 @@ def main(argv: Sequence[str]) -> int:
         "cases": {name: _described(cases[name]) for name in extent.cases},
         "summary": summarize(cells),
     }
-    return finish("efficiency", folder, report(cells, cases), document)
+    return finish(
+        "efficiency", folder, report(cells, cases), document,
+        lambda figure: draw_efficiency(cells, cases, figure),
+    )  # fmt: skip
 
 
 def plan(extent: Extent, cases: Mapping[str, Case]) -> list[Cell]:
