@@ -302,27 +302,19 @@ class Outer:
         ({"ftol": 1e-3}, "ftol"),
         ({"target": 0.0}, "target"),
         ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
-        (
-            {"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)},
-            "schedule ReduceOnPlateau",
-        ),
-        (
-            {"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.WarmUp(0.1, 3)))},
-            "schedule ReduceOnPlateau",
-        ),
+        ({"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)},
+         "schedule ReduceOnPlateau"),
+        ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.WarmUp(0.1, 3)))},
+         "schedule ReduceOnPlateau"),
         ({"optimizer": BestSoFar("adam")}, "optimizer BestSoFar"),
         ({"optimizer": ox.ClipByNorm(BestSoFar("adam"), 1.0)}, "optimizer BestSoFar"),
-        (
-            {"optimizer": WeightDecay("adam", ox.schedules.ReduceOnPlateau(0.1))},
-            "schedule ReduceOnPlateau",
-        ),
-        (
-            {"optimizer": Outer(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)))},
-            "schedule ReduceOnPlateau",
-        ),
+        ({"optimizer": WeightDecay("adam", ox.schedules.ReduceOnPlateau(0.1))},
+         "schedule ReduceOnPlateau"),
+        ({"optimizer": Outer(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)))},
+         "schedule ReduceOnPlateau"),
     ],
     ids=lambda p: p if isinstance(p, str) else "",
-)
+)  # fmt: skip
 def test_what_needs_values_is_refused_without_them(options, who):
     with pytest.raises(
         CapabilityError, match=f"{who}.* needs values, but fun=None gives gradients only"

@@ -23,21 +23,9 @@ MODULES = sorted(
 #: Modules that are nothing but a door to an optional library, and the error that says so.
 OPTIONAL = {"optex_core.backends.cupy_": "cupy"}
 HEAVY = (
-    "numba",
-    "cupy",
-    "matplotlib",
-    "hypothesis",
-    "pytest",
-    "scipy.optimize",
-    "tqdm",
-    "torch",
-    "jax",
-    "dask",
-    "distributed",
-    "mpi4py",
-    "ray",
-    "loky",
-)
+    "numba", "cupy", "matplotlib", "hypothesis", "pytest", "scipy.optimize", "tqdm", "torch", "jax",
+    "dask", "distributed", "mpi4py", "ray", "loky",
+)  # fmt: skip
 
 #: Seconds that importing the package may add to importing NumPy. It takes about 0.03 s.
 BUDGET = 0.1

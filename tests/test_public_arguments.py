@@ -91,61 +91,39 @@ def test_programs(given, says):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (
-            lambda: ox.SGD(0.1, momentum=0.9, nesterov="no"),
-            "nesterov must be True or False, got 'no'",
-        ),
+        (lambda: ox.SGD(0.1, momentum=0.9, nesterov="no"),
+         "nesterov must be True or False, got 'no'"),
         (lambda: ox.Shampoo(spread=2), "spread must be True or False, got 2"),
-        (
-            lambda: ox.Shampoo(bias_correction=None),
-            "bias_correction must be True or False, got None",
-        ),
+        (lambda: ox.Shampoo(bias_correction=None),
+         "bias_correction must be True or False, got None"),
         (
             lambda: ox.Adam(lambda: 0.1),
             "learning_rate is called with the number of steps taken, which .* does not "
             "take: too many",
         ),
-        (
-            lambda: ox.minimize(fun, X0, vectorized="no"),
-            "vectorized must be True or False, got 'no'",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, checkpoint="run.npz", resume="no"),
-            "resume must be True or False, got 'no'",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, callback=lambda: None),
-            "callback is called with the result so far, which .* does not take",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, progress=lambda: None),
-            "progress is called with the result so far, which .* does not take",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, on_error=lambda: "drop"),
-            "on_error is called with the failure, which .* does not take",
-        ),
+        (lambda: ox.minimize(fun, X0, vectorized="no"),
+         "vectorized must be True or False, got 'no'"),
+        (lambda: ox.minimize(fun, X0, checkpoint="run.npz", resume="no"),
+         "resume must be True or False, got 'no'"),
+        (lambda: ox.minimize(fun, X0, callback=lambda: None),
+         "callback is called with the result so far, which .* does not take"),
+        (lambda: ox.minimize(fun, X0, progress=lambda: None),
+         "progress is called with the result so far, which .* does not take"),
+        (lambda: ox.minimize(fun, X0, on_error=lambda: "drop"),
+         "on_error is called with the failure, which .* does not take"),
         (lambda: ox.minimize(fun, X0, optimizer=Silent()), "got an object of type Silent"),
         (lambda: ox.minimize(fun, X0, strategy=Silent()), "got an object of type Silent"),
         (lambda: ox.GradientEstimator(kernel=Silent()), "got an object of type Silent"),
-        (
-            lambda: ox.scipy_method(fun, X0, jac=True, callback="x"),
-            "callback must be callable, got 'x'",
-        ),
-        (
-            lambda: ox.scipy_method(fun, X0, jac=True, disp=[]),
-            r"disp must be True or False, got \[\]",
-        ),
-        (
-            lambda: ox.async_sgd.minimize(fun, X0, resume="no"),
-            "resume must be True or False, got 'no'",
-        ),
-        (
-            lambda: ox.async_sgd.minimize(fun, X0, smoothness=np.ones(3)),
-            "smoothness must be a number, got an array",
-        ),
+        (lambda: ox.scipy_method(fun, X0, jac=True, callback="x"),
+         "callback must be callable, got 'x'"),
+        (lambda: ox.scipy_method(fun, X0, jac=True, disp=[]),
+         r"disp must be True or False, got \[\]"),
+        (lambda: ox.async_sgd.minimize(fun, X0, resume="no"),
+         "resume must be True or False, got 'no'"),
+        (lambda: ox.async_sgd.minimize(fun, X0, smoothness=np.ones(3)),
+         "smoothness must be a number, got an array"),
     ],
-)
+)  # fmt: skip
 def test_settings_and_loops(make, says, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ox.ArgumentError, ox.ArgumentTypeError), match=says):
@@ -157,101 +135,57 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
     ("make", "says"),
     [
         (lambda: ox.SGD(10**400), "learning_rate must be a number that a float can hold, got 1000"),
-        (
-            lambda: ox.SGD(10**5000),
-            "learning_rate must be a number that a float can hold, got an object of type int",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, gtol=10**400),
-            "gtol must be a number that a float can hold, got 1000",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, parallelism=10**400),
-            r"parallelism must be an integer <= 100000, got 1000+\.\.\.$",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, parallelism=-(10**400)),
-            r"parallelism must be an integer >= 1, got -1000+\.\.\.$",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, x_scale=10**400),
-            "x_scale must be a positive number or 3 of them, got 1000",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, x_scale=X0 * 1j),
-            "x_scale must be a positive number or 3 of them, got an array",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, bounds=[(0, 10**400)] * 3),
-            "bounds must be numbers that fit 3 parameters: an integer that no float can hold",
-        ),
-        (
-            lambda: ox.minimize(fun, X0, bounds=[(0, 1j)] * 3),
-            "bounds must be numbers that fit 3 parameters: complex numbers",
-        ),
-        (
-            lambda: ox.Projected("adam", low=X0 * 1j),
-            "low must be a number or an array of numbers, got an array",
-        ),
+        (lambda: ox.SGD(10**5000),
+         "learning_rate must be a number that a float can hold, got an object of type int"),
+        (lambda: ox.minimize(fun, X0, gtol=10**400),
+         "gtol must be a number that a float can hold, got 1000"),
+        (lambda: ox.minimize(fun, X0, parallelism=10**400),
+         r"parallelism must be an integer <= 100000, got 1000+\.\.\.$"),
+        (lambda: ox.minimize(fun, X0, parallelism=-(10**400)),
+         r"parallelism must be an integer >= 1, got -1000+\.\.\.$"),
+        (lambda: ox.minimize(fun, X0, x_scale=10**400),
+         "x_scale must be a positive number or 3 of them, got 1000"),
+        (lambda: ox.minimize(fun, X0, x_scale=X0 * 1j),
+         "x_scale must be a positive number or 3 of them, got an array"),
+        (lambda: ox.minimize(fun, X0, bounds=[(0, 10**400)] * 3),
+         "bounds must be numbers that fit 3 parameters: an integer that no float can hold"),
+        (lambda: ox.minimize(fun, X0, bounds=[(0, 1j)] * 3),
+         "bounds must be numbers that fit 3 parameters: complex numbers"),
+        (lambda: ox.Projected("adam", low=X0 * 1j),
+         "low must be a number or an array of numbers, got an array"),
         (lambda: ox.Shampoo(delay=10**30), "delay must be an integer <= 1000000, got 1000"),
-        (
-            lambda: ox.Shampoo(exponent=10**400),
-            "exponent must be a number that a float can hold, got 1000",
-        ),
-        (
-            lambda: ox.Shampoo(shapes=np.array(3)),
-            r"shapes must be a dict of names to shapes, .*, got 3$",
-        ),
-        (
-            lambda: ox.strategies.Verified(window=10**30),
-            "window must be an integer <= 9007199254740992, got 1000",
-        ),
+        (lambda: ox.Shampoo(exponent=10**400),
+         "exponent must be a number that a float can hold, got 1000"),
+        (lambda: ox.Shampoo(shapes=np.array(3)),
+         r"shapes must be a dict of names to shapes, .*, got 3$"),
+        (lambda: ox.strategies.Verified(window=10**30),
+         "window must be an integer <= 9007199254740992, got 1000"),
         (lambda: ox.RMSprop(0.1, centered=X0), "centered must be True or False, got an array"),
-        (
-            lambda: ox.GradientEstimator(length_scale=5e-324),
-            "length_scale must be a number >= 1e-150 and <= 1e.150, got 5e-324",
-        ),
-        (
-            lambda: ox.OptEx(X0).save("a\0b"),
-            r"path='a\\x00b' cannot be the name of a file: embedded null byte",
-        ),
-        (
-            lambda: ox.warm_up(dtype=None, backend="numpy"),
-            "dtype must be a sequence of names of dtypes, got None",
-        ),
-        (
-            lambda: ox.warm_up(dtype="float16", backend="numpy"),
-            "dtype must be one of 'float32', 'float64', got 'float16'",
-        ),
+        (lambda: ox.GradientEstimator(length_scale=5e-324),
+         "length_scale must be a number >= 1e-150 and <= 1e.150, got 5e-324"),
+        (lambda: ox.OptEx(X0).save("a\0b"),
+         r"path='a\\x00b' cannot be the name of a file: embedded null byte"),
+        (lambda: ox.warm_up(dtype=None, backend="numpy"),
+         "dtype must be a sequence of names of dtypes, got None"),
+        (lambda: ox.warm_up(dtype="float16", backend="numpy"),
+         "dtype must be one of 'float32', 'float64', got 'float16'"),
         (lambda: ox.adapters.subprocess("true", dtype=np), "dtype must name a NumPy dtype"),
-        (
-            lambda: ox.adapters.subprocess("true", files=np.array(3)),
-            r"files must be a sequence of paths, got array\(3\)",
-        ),
-        (
-            lambda: ox.flatten([1.0, 10**400]),
-            r"\[1\] must be a number that a float can hold, got 1000",
-        ),
-        (
-            lambda: ox.async_sgd.minimize(fun, X0, rate=lambda: 0.1),
-            "rate is called with the version, which .* does not take",
-        ),
-        (
-            lambda: ox.async_sgd.minimize(fun, X0, step=lambda t: 1.0),
-            "step is called with version and delay, which .* does not take",
-        ),
-        (
-            lambda: ox.async_sgd.minimize(fun, X0, callback=lambda: None),
-            "callback is called with the result so far, which .* does not take",
-        ),
-        (
-            lambda: ox.async_sgd.run(ox.async_sgd.Master(X0), lambda v: v, maxiter=3),
-            "burst is called with v and ctx, which",
-        ),
+        (lambda: ox.adapters.subprocess("true", files=np.array(3)),
+         r"files must be a sequence of paths, got array\(3\)"),
+        (lambda: ox.flatten([1.0, 10**400]),
+         r"\[1\] must be a number that a float can hold, got 1000"),
+        (lambda: ox.async_sgd.minimize(fun, X0, rate=lambda: 0.1),
+         "rate is called with the version, which .* does not take"),
+        (lambda: ox.async_sgd.minimize(fun, X0, step=lambda t: 1.0),
+         "step is called with version and delay, which .* does not take"),
+        (lambda: ox.async_sgd.minimize(fun, X0, callback=lambda: None),
+         "callback is called with the result so far, which .* does not take"),
+        (lambda: ox.async_sgd.run(ox.async_sgd.Master(X0), lambda v: v, maxiter=3),
+         "burst is called with v and ctx, which"),
         (lambda: ox.async_sgd.Master(X0, log=3), "log must be the path of a file, got 3"),
         (lambda: ox.async_sgd.replay(3), "path must be the path of a file, got 3"),
     ],
-)
+)  # fmt: skip
 def test_numbers_without_limits_and_things_of_another_kind(make, says, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -362,25 +296,19 @@ def test_a_file_of_something_else_is_not_said_to_be_a_pickle_that_one_may_trust(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (
-            ["bench", "overhead", "-d", "x"],
-            "-d takes whole numbers with commas between them, got 'x'",
-        ),
-        (
-            ["bench", "overhead", "-d", "inf"],
-            "-d takes whole numbers with commas between them, got 'inf'",
-        ),
+        (["bench", "overhead", "-d", "x"],
+         "-d takes whole numbers with commas between them, got 'x'"),
+        (["bench", "overhead", "-d", "inf"],
+         "-d takes whole numbers with commas between them, got 'inf'"),
         (["bench", "overhead", "-d", "1e3,0"], "-d takes whole numbers from 1 on, got '1e3,0'"),
         (["bench", "overhead", "-d=-5"], "-d takes whole numbers from 1 on, got '-5'"),
-        (
-            ["bench", "overhead", "--quick", "--parts", "rounds", "--only", "adma"],
-            "--only 'adma': no cell has all of these words",
-        ),
+        (["bench", "overhead", "--quick", "--parts", "rounds", "--only", "adma"],
+         "--only 'adma': no cell has all of these words"),
         (["bench", "shampoo", "--tiles", "-1"], "--tiles must be an integer >= 1, got -1"),
         (["bench", "shampoo", "--interval", "0"], "--interval must be an integer >= 1, got 0"),
         (["minimize", "sphere", "--output", "file"], "is a file; name a folder"),
     ],
-)
+)  # fmt: skip
 def test_the_command_line(words, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

@@ -268,30 +268,20 @@ def test_files_are_given_and_their_absence_is_explained(world):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (
-            "echo tangled mesh >&2; echo so far; exit 4",
-            r"sh ended with exit status 4; it said: tangled mesh",
-        ),
+        ("echo tangled mesh >&2; echo so far; exit 4",
+         r"sh ended with exit status 4; it said: tangled mesh"),
         ("kill -SEGV $$", "sh was killed by signal 11"),
-        (
-            'cp "$1" "$2"',
-            r"sh wrote no value\.txt; its work directory holds gradient\.npy, parameters\.npy",
-        ),
+        ('cp "$1" "$2"',
+         r"sh wrote no value\.txt; its work directory holds gradient\.npy, parameters\.npy"),
         ('echo 1 > "$3"; echo no > "$2"', r"wrote a gradient\.npy that cannot be read"),
-        (
-            'cp "$1" "$2"; echo 1 2 > "$3"',
-            r"wrote 2 numbers to value\.txt, expected the value alone",
-        ),
-        (
-            'cp "$1" "$2"; echo 1 oops > "$3"',
-            r"wrote 'oops' to value\.txt, where a number was expected",
-        ),
-        (
-            'sleep 60 & echo "started $!" >&2; sleep 60',
-            r"took longer than 2 s and was killed; it said: started",
-        ),
+        ('cp "$1" "$2"; echo 1 2 > "$3"',
+         r"wrote 2 numbers to value\.txt, expected the value alone"),
+        ('cp "$1" "$2"; echo 1 oops > "$3"',
+         r"wrote 'oops' to value\.txt, where a number was expected"),
+        ('sleep 60 & echo "started $!" >&2; sleep 60',
+         r"took longer than 2 s and was killed; it said: started"),
     ],
-)
+)  # fmt: skip
 def test_failures_say_what_happened_and_keep_what_was_said(world, monkeypatch, text, says):
     limit = 30.0
     if "sleep" in text:  # it is over when the program has said what it says

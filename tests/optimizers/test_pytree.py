@@ -125,26 +125,20 @@ class Colour(enum.IntEnum):
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        (
-            {"seen": {1, 2}},
-            r"\['seen'\] is of type builtins.set, which cannot be saved; use dataclasses",
-        ),
-        (
-            Record(0, (np.random.default_rng(0),)),
-            r"rows\[0\] is of type numpy.random._generator.Generator",
-        ),
+        ({"seen": {1, 2}},
+         r"\['seen'\] is of type builtins.set, which cannot be saved; use dataclasses"),
+        (Record(0, (np.random.default_rng(0),)),
+         r"rows\[0\] is of type numpy.random._generator.Generator"),
         ([1j], r"\[0\] is of type builtins.complex"),
-        (
-            Record(0, ({"b": Pair(1, [2, {3}])},)),
-            r"^rows\[0\]\['b'\].right\[1\] is of type builtins.set",
-        ),
+        (Record(0, ({"b": Pair(1, [2, {3}])},)),
+         r"^rows\[0\]\['b'\].right\[1\] is of type builtins.set"),
         (object(), "the state is of type builtins.object"),
         ([Colour.RED], "Colour"),
         ({(1, 2): 0}, r"the key \(1, 2\); keys must be str or int"),
         ([np.array([None])], r"\[0\] is an array of objects"),
         ((Record,), r"\[0\] is of type builtins.type"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_saved_is_named_with_its_place(tree, sentence):
     with pytest.raises(ArgumentTypeError, match=sentence):
         tree_leaves(tree)

@@ -656,44 +656,28 @@ def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (3, 0)}),
-            r"the shape of 'w' is \(3, 0\): every axis must have a length of at least 1",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (3, -1)}),
-            "every axis must have a length of at least 1",
-        ),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, 0)}),
+         r"the shape of 'w' is \(3, 0\): every axis must have a length of at least 1"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, -1)}),
+         "every axis must have a length of at least 1"),
         (lambda: ox.Shampoo(0.1, shapes=[("w", (3,)), ("w", (4,))]), "the name 'w' comes twice"),
         (lambda: ox.Shampoo(0.1, shapes={}), "got none; leave shapes out"),
-        (
-            lambda: ox.Shampoo(0.1, shapes=(3, 4)),
-            r"got the single shape \(3, 4\); write \[\(3, 4\)\]",
-        ),
+        (lambda: ox.Shampoo(0.1, shapes=(3, 4)),
+         r"got the single shape \(3, 4\); write \[\(3, 4\)\]"),
         (lambda: ox.Shampoo(0.1, shapes="w"), "shapes must be a dict of names to shapes"),
         (lambda: ox.Shampoo(0.1, shapes=12), "shapes must be a dict of names to shapes"),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (2.5, 2)}),
-            "the shape of 'w' must be a tuple of integers",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": "ab"}),
-            "the shape of 'w' must be a tuple of integers",
-        ),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2.5, 2)}),
+         "the shape of 'w' must be a tuple of integers"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": "ab"}),
+         "the shape of 'w' must be a tuple of integers"),
         (lambda: ox.Shampoo(0.1, shapes={1: (2,)}), "names in shapes must be strings, got 1"),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (3, 4)}).init(np.zeros(13)),
-            r"they have 12 entries in all \(w \(3, 4\)\), x has 13",
-        ),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, 4)}).init(np.zeros(13)),
+         r"they have 12 entries in all \(w \(3, 4\)\), x has 13"),
         (lambda: ox.Shampoo(0.1, momentum=1.0), "momentum must be a number >= 0 and < 1"),
-        (
-            lambda: ox.Shampoo(0.1, placement="befor"),
-            "placement must be one of 'before', 'after', got 'befor'; did you mean 'before'",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, nesterov=True),
-            "nesterov=True needs momentum > 0 and placement='after'",
-        ),
+        (lambda: ox.Shampoo(0.1, placement="befor"),
+         "placement must be one of 'before', 'after', got 'befor'; did you mean 'before'"),
+        (lambda: ox.Shampoo(0.1, nesterov=True),
+         "nesterov=True needs momentum > 0 and placement='after'"),
         (lambda: ox.Shampoo(0.1, b2=0.0), "b2 must be a number > 0 and <= 1"),
         (lambda: ox.Shampoo(0.1, graft="adm"), "did you mean 'adam'"),
         (lambda: ox.Shampoo(0.1, ridge=0.0), "ridge must be a number > 0"),
@@ -701,40 +685,26 @@ def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
         (lambda: ox.Shampoo(0.1, delay=-1), "delay must be an integer >= 0"),
         (lambda: ox.Shampoo(0.1, start=0), "start must be an integer >= 1"),
         (lambda: ox.Shampoo(0.1, exponent=0.5), "exponent must be a number >= 1"),
-        (
-            lambda: ox.Shampoo(0.1, exponent=2.5, solver="newton"),
-            "solver='newton' needs an integer exponent, got 2.5; pass solver='eigh'",
-        ),
+        (lambda: ox.Shampoo(0.1, exponent=2.5, solver="newton"),
+         "solver='newton' needs an integer exponent, got 2.5; pass solver='eigh'"),
         (lambda: ox.Shampoo(0.1, max_skipped=0), "max_skipped must be an integer >= 1"),
         (lambda: ox.Shampoo(0.1, block_size=0), "block_size must be an integer >= 1"),
-        (
-            lambda: ox.Shampoo(0.1, packed_dtype="float16"),
-            "packed_dtype must be one of 'float32', 'float64'",
-        ),
+        (lambda: ox.Shampoo(0.1, packed_dtype="float16"),
+         "packed_dtype must be one of 'float32', 'float64'"),
         (lambda: ox.Shampoo(0.1, roots=3), "roots must be an optex_core.RootPool"),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"v": {}}),
-            "overrides name the tensor 'v', which shapes do not have",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"side": "left"}}),
-            "unknown rule 'side' for the tensor 'w'; did you mean 'sides'",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"sides": "up"}}),
-            "sides must be one of",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides=3),
-            "overrides must be a dict like",
-        ),
-        (
-            lambda: ox.Shampoo(0.1, blocksize=4),
-            "unknown option 'blocksize'; did you mean 'block_size'",
-        ),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"v": {}}),
+         "overrides name the tensor 'v', which shapes do not have"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"side": "left"}}),
+         "unknown rule 'side' for the tensor 'w'; did you mean 'sides'"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"sides": "up"}}),
+         "sides must be one of"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides=3),
+         "overrides must be a dict like"),
+        (lambda: ox.Shampoo(0.1, blocksize=4),
+         "unknown option 'blocksize'; did you mean 'block_size'"),
         (lambda: ox.Shampoo().plan(), "plan needs shapes"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_named(build, sentence):
     with pytest.raises((ArgumentError, ArgumentTypeError), match=sentence):
         build()

@@ -251,20 +251,14 @@ def test_best_so_far_does_not_alias_the_point():
         (lambda: Projected("adam", 1.0, 0.0), "low must not exceed high"),
         (lambda: Projected("adam", [0.0, 2.0], [1.0, 1.0]), "low must not exceed high"),
         (lambda: Projected("adam", math.nan), "low must not exceed high, and neither may be nan"),
-        (
-            lambda: Projected("adam", [0.0], [1.0, 1.0]),
-            r"must have one shape, got \(1,\) and \(2,\)",
-        ),
-        (
-            lambda: Projected("adam", "low"),
-            "low must be a number or an array of numbers, got 'low'",
-        ),
-        (
-            lambda: Projected("adam", high=[1.0, 1.0]).init(np.zeros(3)),
-            r"high must be .* shape of x, \(3,\), got shape \(2,\)",
-        ),
+        (lambda: Projected("adam", [0.0], [1.0, 1.0]),
+         r"must have one shape, got \(1,\) and \(2,\)"),
+        (lambda: Projected("adam", "low"),
+         "low must be a number or an array of numbers, got 'low'"),
+        (lambda: Projected("adam", high=[1.0, 1.0]).init(np.zeros(3)),
+         r"high must be .* shape of x, \(3,\), got shape \(2,\)"),
     ],
-)
+)  # fmt: skip
 def test_wrong_settings_are_refused_with_a_sentence(build, sentence):
     with pytest.raises((ArgumentError, ArgumentTypeError), match=sentence):
         build()
