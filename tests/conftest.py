@@ -14,7 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # two, since threads are what some tests are of
 
-import importlib.util
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +25,8 @@ from tiers import is_slow
 
 import optex_core as ox
 from optex_core.backends import BACKEND_NAMES, Backend, get_backend
+from optex_core.testing.check_suite import CheckSkipped
+from optex_core.testing.suites._backend_data import prepare_backend
 
 # Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits
 # for the compiler.
@@ -66,18 +67,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", params=BACKEND_NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
-    if request.param == "cupy":
-        if importlib.util.find_spec("cupy") is None:
-            pytest.skip(f"CuPy{NOT_INSTALLED}")
-        import cupy
-
-        try:
-            usable = cupy.cuda.is_available()
-        except cupy.cuda.runtime.CUDARuntimeError:  # a CUDA runtime without a driver
-            usable = False
-        if not usable:
-            pytest.skip(NO_DEVICE)
-    return get_backend(request.param)
+    try:
+        return prepare_backend(request.param)[1]()
+    except CheckSkipped as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import get_backend
@@ -149,10 +149,6 @@ def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedSta
             self.rows: list[tuple[np.ndarray, np.ndarray]] = []
             self.total = 0
 
-        def _added(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-            self.rows = [*self.rows, *pairs][-self.capacity :]
-            self.total += len(pairs)
-
         @rule(
             offset=st.sampled_from((0.0, 1e3)),
             step=st.sampled_from((0.0, 1e-4, 1.0)),
@@ -160,7 +156,7 @@ def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedSta
             together=st.booleans(),
         )
         def append(self, offset: float, step: float, times: int, together: bool) -> None:
-            """Pairs, one by one or in one go, close or far."""
+            """Pairs, one by one or in one go, equal, close or far."""
             drawn: np.ndarray = offset + step * self.rng.normal(size=(times, 2, *self.shape))
             drawn = drawn.astype(self.dtype)
             pairs = [(x.copy(), g.copy()) for x, g in drawn]
@@ -169,14 +165,8 @@ def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedSta
             else:
                 for x, g in pairs:
                     self.history.append(x, g)
-            self._added(pairs)
-
-        @precondition(lambda self: self.rows)
-        @rule()
-        def append_the_newest_again(self) -> None:
-            """A repeated row."""
-            self.history.append(*self.rows[-1])
-            self._added([self.rows[-1]])
+            self.rows = [*self.rows, *pairs][-self.capacity :]
+            self.total += len(pairs)
 
         @rule(stale=st.integers(0, 9))
         def restore_into_another(self, stale: int) -> None:
