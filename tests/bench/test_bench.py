@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ from optex_core.bench.efficiency.cells import (
     speed_up,
 )
 from optex_core.bench.efficiency.plot import draw_efficiency
+from optex_core.bench.efficiency.rates import (
+    rates_report,
+    rates_suite,
+    run_rates,
+    summarize_rates,
+)
 from optex_core.bench.efficiency.suite import Case, suite
 from optex_core.bench.efficiency.summary import excess, summarize, summarize_noise, summarize_speed
 from optex_core.bench.efficiency.tables import report
@@ -220,8 +227,9 @@ class TestSuite:
 
 
 EXTENT = Extent(
-    ("bowl", "valley"),
+    ("bowl", "valley", "quadratic_1"),
     ("sequential", "auto", "target", "data_parallel"),
+    (2,),
     (2,),
     (2,),
     (2,),
@@ -243,8 +251,8 @@ class TestCells:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert [line["key"] for line in lines] == [cell.key for cell in plan(EXTENT, tiny())]
         # 2 cases x (sequential, L-BFGS-B, 3 others), the same three tuned, 1 noisy case x 2 seeds
-        # x 4.
-        assert len(cells) == len(lines) == 2 * 5 + 2 * 3 + 8
+        # x 4; 3 rates x 2 seeds x 3.
+        assert len(cells) == len(lines) == 2 * 5 + 2 * 3 + 8 + 3 * 2 * 3
 
     def test_known_speed_ups(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
         found = {(c["case"], c["strategy"]): c for c in measured[1] if c["part"] == "given"}
@@ -292,10 +300,10 @@ class TestCells:
     ) -> None:
         cells = measured[1]
         text = report(cells, tiny())
-        for expected in ("a bowl", "a valley", "a bowl, noise 1", LBFGSB):
+        for expected in ("a bowl", "a valley", "a bowl, noise 1", "quadratic 30, noise 1", LBFGSB):
             assert expected in text
         summary = summarize(cells)
-        assert set(summary) == {"given", "best", "noise"}
+        assert set(summary) == {"given", "best", "noise", "rates"}
         assert summary["given"]["N=2"]["target"]["over_target"] == pytest.approx(1.0, rel=1e-14)
         assert summary["given"]["N=2"]["sequential"]["slower"] == []
 
@@ -309,6 +317,49 @@ class TestCells:
         assert [label.get_text() for label in figure.axes[0].get_xticklabels()][0] == LBFGSB
         shown = [text.get_text() for text in figure.axes[0].texts]
         assert shown.count("1.0") >= 4  # sequential and data_parallel, on both
+
+
+class TestRates:
+    def test_seeds_differ_and_repeat_and_a_run_that_diverges_has_no_end(self) -> None:
+        case = rates_suite()["quadratic_1"]
+        cells = [Cell("rates", "", "auto", 4, seed=seed, rate=0.1) for seed in (0, 1, 0)]
+        first, second, again = (run_rates(case, cell)["final"] for cell in cells)
+        assert first == again != second
+        steep = replace(case, optimizer=SGD)
+        assert run_rates(steep, replace(cells[0], rate=100.0))["final"] is None
+
+    def test_the_tables_compare_medians_and_begin_with_the_worst(self) -> None:
+        ends: dict[float, dict[str, list[float | None]]] = {
+            0.1: {"auto": [1.0, 2.0, 3.0], "sequential": [4.0] * 3, "data_parallel": [4.0] * 3},
+            1.0: {"auto": [None] * 3, "sequential": [2.5] * 3, "data_parallel": [None] * 3},
+        }
+        cells = [
+            {"part": "rates", "case": "quadratic_1", "rate": rate, "strategy": s, "final": final,
+             "parallelism": 1 if s == "sequential" else 4}
+            for rate, by in ends.items() for s, finals in by.items() for final in finals
+        ]  # fmt: skip
+        lines = [line.split() for line in rates_report(summarize_rates(cells)).splitlines()]
+        tops = [i for i, line in enumerate(lines) if line and line[-1] == "ratio"]
+        (worst, other), best = (lines[i + 2 : i + 2 + n] for i, n in zip(tops, (2, 1), strict=True))
+        assert [worst[-1], other[-1]] == ["inf", "0.5"]
+        assert other[6:9] == ["2", "[1,", "3]"]
+        assert best[0][-1] == "0.8"  # 2 at 0.1 over 2.5 at 1
+        assert "of 2: above 1.05 on 1, lower by 1.3 x and more on 1" in rates_report(
+            summarize_rates(cells)
+        )
+
+    def test_networks_of_the_digits(self) -> None:
+        pytest.importorskip("sklearn")
+        for name, case in rates_suite().items():
+            fun, x0, value = case.make(0)
+            found, gradient = fun(x0, seed=1)
+            assert fun(x0, seed=2)[0] != found == fun(x0, seed=1)[0], name
+            if name in ("relu_adam", "deep_adam"):
+                slope = np.mean([fun(x0, seed=k)[1] @ gradient for k in range(200)])
+                norm = float(np.linalg.norm(gradient))
+                step = 1e-4 / norm * gradient
+                change = (value(x0 + step) - value(x0 - step)) / 2e-4 * norm
+                assert slope == pytest.approx(change, rel=0.1)
 
 
 class TestStore:

@@ -21,6 +21,7 @@ from optex_core.bench._lbfgsb import NAME as LBFGSB
 from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import first_hit
+from optex_core.bench.efficiency.rates import rates_suite, run_rates
 from optex_core.bench.efficiency.suite import Case
 from optex_core.engine.status import Status
 from optex_core.errors import EvaluationError
@@ -48,13 +49,15 @@ TOLERANCE = 0.05
 class Cell:
     """What is measured."""
 
-    #: {"given", "best", "noise"}: at the given rate; at the best of FACTORS; under gradient noise.
+    #: {"given", "best", "noise", "rates"}: at the given rate; at the best of FACTORS; under
+    #: gradient noise; the same at `rate`.
     part: str
     case: str
     strategy: str
     parallelism: int  # N; 1 for what has no use for more
     level: float = 0.0  # norm of the noise in units of the gradient's at the start
     seed: int = 0  # of the run
+    rate: float | None = None  # the learning rate; None: the case's
 
     @property
     def key(self) -> str:
@@ -66,7 +69,7 @@ class Laboratory:
     """Runs cells; remembers what the optimizer alone does, since every cell is compared with it."""
 
     def __init__(self, cases: Mapping[str, Case]) -> None:
-        self.cases = cases
+        self.cases, self._noisy = cases, rates_suite()
         self._plain: dict[tuple[str, float], np.ndarray] = {}
 
     def run(self, cell: Cell) -> Row:
@@ -76,14 +79,19 @@ class Laboratory:
         goal (`plain`) and of this one (`hits`, None for never); `speed_ups`; `not_slower`;
         `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal
         first. Part "noise": values without noise at the `start`, at the `final` iterate, and at
-        that of the optimizer alone without noise (`clean`). All: `rounds`, `status`, `diverged`,
-        median `work_ms` of the engine per round, `seconds` that the measurement took.
+        that of the optimizer alone without noise (`clean`). Part "rates": the `final` value
+        without noise. Others: `rounds`, `status`, `diverged`, median `work_ms` of the engine per
+        round. All: `seconds` that the measurement took.
         """
         begin = time.perf_counter()
-        case = self.cases[cell.case]
         # A run that diverges overflows on its way; what it ends as is in its status.
         with np.errstate(all="ignore"):
-            found = self._noise(case, cell) if cell.part == "noise" else self._speed(case, cell)
+            if cell.part == "rates":
+                found = run_rates(self._noisy[cell.case], cell)
+            elif cell.part == "noise":
+                found = self._noise(self.cases[cell.case], cell)
+            else:
+                found = self._speed(self.cases[cell.case], cell)
         return {**asdict(cell), **found, "seconds": round(time.perf_counter() - begin, 3)}
 
     def _alone(self, case: Case, factor: float = 1.0) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from optex_core.bench._runner import Row
 from optex_core.bench.efficiency.cells import ALONE, PLAIN, SHARES, TOLERANCE
+from optex_core.bench.efficiency.rates import summarize_rates
 
 Cells = Sequence[Row]
 #: What ends under noise are compared with.
@@ -156,6 +157,8 @@ def summarize(cells: Cells) -> Row:
             }
     if noise := chosen(cells, part="noise"):
         summary["noise"] = {r: summarize_noise(noise, r) for r in REFERENCES}
+    if rates := chosen(cells, part="rates"):
+        summary["rates"] = summarize_rates(rates)
     return summary
 
 

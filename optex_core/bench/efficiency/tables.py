@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.efficiency.cells import LBFGSB, SHARES, TOLERANCE
+from optex_core.bench.efficiency.rates import rates_report, summarize_rates
 from optex_core.bench.efficiency.suite import Case
 from optex_core.bench.efficiency.summary import (
     REFERENCES,
@@ -53,6 +54,8 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
             f"end, mean of all seeds\n\n{noise_table(here, cases)}"
         )
         texts.append(noise_summary({r: summarize_noise(here, r) for r in REFERENCES}))
+    if rates := chosen(cells, part="rates"):
+        texts.append(rates_report(summarize_rates(rates)))
     return "\n\n\n".join(texts) + "\n"
 
 
@@ -64,6 +67,8 @@ def summary_report(summary: Row) -> str:
             texts.append(f"{title.format(setting.removeprefix('N='))}\n\n{speed_summary(rows)}")
     if "noise" in summary:
         texts.append(f"Under gradient noise\n\n{noise_summary(summary['noise'])}")
+    if "rates" in summary:
+        texts.append(rates_report(summary["rates"]))
     return "\n\n\n".join(texts) + "\n"
 
 

@@ -54,14 +54,16 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return data.data / 16.0, np.eye(10)[data.target]
 
 
-def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
-    """Cross-entropy of a tanh network on the digits."""
+def network(seed: int, batch: int | None, hidden: tuple[int, ...], *, relu: bool = False) -> Task:
+    """Cross-entropy of a tanh or ReLU network on the digits; weights begin with a variance of 1
+    over the inputs, 2 with ReLU.
+    """
     X, Y = digits()
     rng = np.random.default_rng(seed)
-    sizes = (64, *hidden, 10)
+    sizes, gain = (64, *hidden, 10), 2.0 if relu else 1.0
     start, unflatten = flatten(
         {
-            f"layer{i}": {"w": rng.standard_normal((n, m)) / np.sqrt(n), "b": np.zeros(m)}
+            f"layer{i}": {"w": rng.standard_normal((n, m)) / np.sqrt(n / gain), "b": np.zeros(m)}
             for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False))
         }
     )
@@ -70,7 +72,7 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
         layers, H = list(unflatten(x).values()), [X[rows]]
         for i, layer in enumerate(layers):
             Z = H[-1] @ layer["w"] + layer["b"]
-            H.append(np.tanh(Z) if i + 1 < len(layers) else Z)
+            H.append(Z if i + 1 == len(layers) else np.maximum(Z, 0.0) if relu else np.tanh(Z))
         P = H[-1] - H[-1].max(1, keepdims=True)
         P -= np.log(np.exp(P).sum(1, keepdims=True))
         value = -float((P * Y[rows]).sum()) / len(P)
@@ -78,7 +80,7 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
         for i in range(len(layers) - 1, -1, -1):
             parts += [back.sum(0), (H[i].T @ back).ravel()]
             if i:
-                back = (back @ layers[i]["w"].T) * (1 - H[i] ** 2)
+                back = (back @ layers[i]["w"].T) * ((H[i] > 0) if relu else 1 - H[i] ** 2)
         return value, np.concatenate(parts[::-1])
 
     def gradient(x: np.ndarray, t: int) -> tuple[float, np.ndarray]:
