@@ -363,7 +363,7 @@ def _undo_external_stop(machine: RoundMachine) -> bool:
     if all(limit is None or spent < limit for limit, spent in used):
         # What was the final evaluation is slot 0 of the next round.
         s.reasons, s.finished, s.ends_at_iterate = {}, False, False
-        if machine.settings.strategy.averages_gradients:  # the final evaluation has one seed, not N
+        if machine.averages_gradients:  # the final evaluation has one seed, not N
             s.value, s.gradient, s.value_known = math.nan, None, False
     elif s.ends_at_iterate and not s.value_known:  # the final evaluation is still to come
         s.reasons, s.finished = lasting, False

@@ -384,7 +384,7 @@ class OptEx:
     def abort(self, status: Status) -> None:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES."""
         if not self.state.finished:
-            averages = self.settings.strategy.averages_gradients
+            averages = self.machine.averages_gradients
             alone = status is Status.CALLBACK and not averages
             self.machine.end_run({status.key: True}, alone=alone)
 

@@ -166,7 +166,7 @@ class RoundMachine:
         assert r is not None
         r.observe(index, observed, seconds, self.surrogate.space)
         if index == 0 and not r.iterate_evaluated:
-            averages = self.settings.strategy.averages_gradients and not r.is_final
+            averages = self.averages_gradients and not r.is_final
             if observed is None and not s.finished:
                 raised = self.failures[-1].error is not None
                 self.end_run({(Status.FAILED if raised else Status.DIVERGED).key: True})
@@ -174,6 +174,11 @@ class RoundMachine:
                 self.record_iterate(observed.value, observed.gradient)
         if not s.finished and all(r.done):
             self.advance()
+
+    @property
+    def averages_gradients(self) -> bool:
+        """True if value and gradient of theta_t are means over the evaluations there."""
+        return self.settings.strategy.averages_gradients(self.state.strategy_state)
 
     def record_iterate(self, value: float, gradient: Array) -> None:
         """Check the criteria that read the value and gradient of theta_t, which are known now."""
@@ -193,7 +198,7 @@ class RoundMachine:
         if final and self._last_evaluation(r):
             fired["max_evals"] = criteria.max_evals
         if fired or final or s.finished:
-            alone = final or not self.settings.strategy.averages_gradients
+            alone = final or not self.averages_gradients
             self.end_run(fired, alone=alone)
         if self.on_iterate is not None:
             self.on_iterate()
@@ -232,8 +237,10 @@ class RoundMachine:
     def _ends_at_average(self, r: RoundState) -> bool:
         """Where value and gradient are means of the round, take them; True if that ends the run."""
         s = self.state
-        if self.settings.strategy.averages_gradients and not s.value_known:
-            usable = [t for t in r.observations if t is not None]
+        if self.averages_gradients and not s.value_known:
+            path = r.proposal.path
+            at = [0] * len(r.observations) if path is None else path.at
+            usable = [t for i, t in zip(at, r.observations, strict=False) if t and i == 0]
             first = usable[0].value  # around it, so that the mean of equal values is that value
             value = first + sum(t.value - first for t in usable) / len(usable)
             self.record_iterate(value, self.backend.average([t.gradient for t in usable]))

@@ -90,7 +90,11 @@ class NoisyWindow:
     def path_length(self, parallelism: int) -> int:
         """Points to predict: up to twice the window, to see whether it can grow."""
         longest = LONGEST if parallelism >= LONGEST_FROM else 2
-        return 1 if self.pause else min(longest, 2 * self.steps)
+        hopeless = self.steps == 1 and not self._noise_allows(2, parallelism)
+        return 1 if self.pause or hopeless else min(longest, 2 * self.steps)
+
+    def _noise_allows(self, steps: int, parallelism: int) -> bool:
+        return self.noise * steps <= MAX_NOISE_SHARE * parallelism * self.signal
 
     def slots(self, length: int, parallelism: int) -> list[int]:
         """The index on a path of `length` points for each slot: few beyond the window."""
@@ -172,8 +176,8 @@ class NoisyWindow:
         while steps <= seen and weights[steps - 1] >= NEEDED:
             limit = steps**POWER * descent
             limit *= MORE_WHERE_TAKEN if steps < self.steps else 1.0
-            noise = self.noise * (steps + 1) / (MAX_NOISE_SHARE * parallelism)
-            if not (rises[steps - 1] <= limit * weights[steps - 1] and noise <= self.signal):
+            low = rises[steps - 1] <= limit * weights[steps - 1]
+            if not (low and self._noise_allows(steps + 1, parallelism)):
                 break
             steps += 1
         if steps == 1:

@@ -134,6 +134,9 @@ class Auto(Strategy):
     def returns_best(self, strategy_state: AutoState) -> bool:
         return strategy_state.safeguard.x is not None and strategy_state.noise_status != NOISY
 
+    def averages_gradients(self, strategy_state: AutoState) -> bool:
+        return strategy_state.noise_status == NOISY
+
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
         s = strategy_state
         if s.noise_status == NOISY and view.parallelism >= MIN_PARALLELISM:
@@ -330,10 +333,11 @@ def signal_exceeds_noise(
 
 
 def detect_noise(view: EngineView, at: Sequence[int], observations: Observations) -> int:
-    """EXACT or NOISY if theta_t was evaluated twice, else UNKNOWN."""
+    """EXACT or NOISY if theta_t was evaluated more than once, else UNKNOWN."""
     repeats = [one for i, one in zip(at, observations, strict=False) if i == 0 and one is not None]
     if len(repeats) < 2:
         return UNKNOWN
-    difference = view.backend.squared_distance(repeats[0].gradient, repeats[1].gradient)
-    same = difference <= EQUAL_RTOL * repeats[0].squared_norm < math.inf
+    first, distance = repeats[0], view.backend.squared_distance
+    differences = [distance(first.gradient, one.gradient) for one in repeats[1:]]
+    same = max(differences) <= EQUAL_RTOL * first.squared_norm < math.inf
     return EXACT if same else NOISY

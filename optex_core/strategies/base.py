@@ -141,8 +141,6 @@ class Strategy(ABC):
     name: ClassVar[str]
     #: The history is kept and the estimator is fitted.
     uses_history: ClassVar[bool] = True
-    #: The value and gradient of theta_t are means over the iteration, not those of slot 0.
-    averages_gradients: ClassVar[bool] = False
     #: theta_t may be a point of an earlier iteration: it is not evaluated again, and the proposed
     #: points have the slots 1, 2, ...
     reuses_observations: ClassVar[bool] = False
@@ -161,6 +159,12 @@ class Strategy(ABC):
     def init(self, view: EngineView) -> object:
         """The strategy's state before the first iteration."""
         return NoState()
+
+    def averages_gradients(self, strategy_state: Any) -> bool:
+        """True if value and gradient of theta_t are means over the points of the iteration that are
+        there, not those of slot 0.
+        """
+        return False
 
     def returns_best(self, strategy_state: Any) -> bool:
         """True if a run that ends in this state returns its best evaluated point, not its last."""

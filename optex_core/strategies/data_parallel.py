@@ -22,7 +22,9 @@ class DataParallel(Strategy):
 
     name: ClassVar[str] = "data_parallel"
     uses_history: ClassVar[bool] = False
-    averages_gradients: ClassVar[bool] = True
+
+    def averages_gradients(self, strategy_state: object) -> bool:
+        return True
 
     def plan(self, view: EngineView, strategy_state: object) -> Proposal:
         return Proposal([view.x] * view.parallelism)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -151,6 +153,26 @@ def test_noise_takes_windows_away(share):
     for _ in range(7):
         window = after(window, points)
     assert (window.steps > 1) == (share < 1.0)
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_no_gradient_looks_ahead_where_noise_allows_no_window(share):
+    window = NoisyWindow(pause=0, noise=share * MAX_NOISE_SHARE * 8 / 2, signal=1.0)
+    assert window.path_length(8) == (2 if share < 1.0 else 1)
+    assert replace(window, steps=2).path_length(8) == 4  # the path ends the window
+
+
+def test_one_tiny_gradient_of_many_ends_no_run():
+    """Some batches fit, as of a network that has learned most of its data."""
+
+    def fun(x, *, seed):
+        fits = np.random.default_rng(seed).random() < 0.3
+        return (0.0, 0.0 * x) if fits else f(x)
+
+    found = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.19), parallelism=8, rng=0, maxiter=30)
+    assert found.nit == 30
+    values = found.history.value[1:-1]
+    assert 0.0 < values.min() < values.max()
 
 
 def test_a_look_ahead_ends_at_the_second_path_where_rises_are_far_too_high():
