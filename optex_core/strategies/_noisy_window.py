@@ -37,8 +37,8 @@ from optex_core.strategies.base import Observation, Observations
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
-#: From so many gradients an iteration on there are windows of two steps; of LONGEST from so many.
-MIN_PARALLELISM, LONGEST, LONGEST_FROM = 4, 4, 8
+#: The most steps of a window, from so many gradients an iteration on; two with fewer.
+LONGEST, LONGEST_FROM = 4, 8
 #: Rises may grow with the steps to this power: fixed windows of two steps paid up to a rise of 0.08
 #: of the value at point 1, of four steps up to 0.4 at point 3.
 POWER = 1.5
@@ -99,7 +99,7 @@ class NoisyWindow:
     def slots(self, length: int, parallelism: int) -> list[int]:
         """The index on a path of `length` points for each slot: few beyond the window."""
         steps = min(self.steps, length)
-        few = 1 if self.steps > 1 else min(2, parallelism // 4)
+        few = 1 if self.steps > 1 or parallelism < LONGEST_FROM else 2
         beyond = [j for j in range(steps, length) for _ in range(few)]
         within = [i % steps for i in range(parallelism - len(beyond))]
         return sorted(within) + beyond
@@ -135,7 +135,12 @@ class NoisyWindow:
             before = dot(means[j], step)
             slope = before if j == 0 else slope
             rise.append(rise[-1] + 0.5 * (before + dot(means[j + 1], step)))
-        new = self._with_noise(groups, [dot(m, m) for m in means])
+        if len(groups) == len(observations):  # no repeats: neighbours stand for them
+            every = [[one for group in groups for one in group]]
+            mean = view.average([one.gradient for one in every[0]])
+            new = self._with_noise(every, [dot(mean, mean)])
+        else:
+            new = self._with_noise(groups, [dot(m, m) for m in means])
         value = float(
             np.mean([o.value - r for r, group in zip(rise, groups, strict=True) for o in group])
         )
@@ -149,7 +154,8 @@ class NoisyWindow:
     ) -> NoisyWindow:
         """After gradients at several points, and the squared norms of their means there.
 
-        The estimates are unbiased: those of McCandlish et al., arXiv 1812.06162, appendix A.1.
+        The estimates are unbiased: those of McCandlish et al., arXiv 1812.06162, appendix A.1. (Of
+        single gradients at neighbours the noise contains their difference.)
         """
         sizes = [len(group) for group in groups]
         degrees = sum(sizes) - len(sizes)

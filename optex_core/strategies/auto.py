@@ -2,14 +2,8 @@
 
 Notes
 -----
-A noise threshold of 1e-6 for unknown functions repeated a point where nothing was noisy and cost
-one iteration in twenty; 1e-3 sees a noise of 0.03 late. For functions that repeat themselves 1e-2
-cost a speed-up of 4.1 in place of 4.8 at N = 2 (13 noise-free problems).
-
-With two or three noisy gradients an iteration errors count as coherent: j steps multiply them by j.
-Bolder rules, eps^2 |mu|^2 with j to a lower power, ended up to 1.29 x above data_parallel with Adam
-(this one 1.0 x). Windows without a signal, or j |w|^2 <= 0.3 or 1: Adam and momentum ended up to
-70 x above it. The distance test alone is blind for Adam, whose steps have one length.
+A noise threshold of 1e-6 repeated a point where nothing was noisy and cost one iteration in twenty;
+1e-3 sees a noise of 0.03 late.
 
 The smoothed step is a trusted one: an optimizer that learns from trusted gradients alone (Shampoo's
 statistics) would learn nothing in a noisy run. On a regression (24 x 12, N = 5, 80 iterations, five
@@ -23,16 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import numpy as np
-
 from optex_core._validation import boolean
 from optex_core.model.posterior import Posterior
-from optex_core.strategies._calibration import Calibration, calibration_slope
 from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
-from optex_core.strategies._noisy_window import MIN_PARALLELISM, NoisyWindow
+from optex_core.strategies._noisy_window import NoisyWindow
 from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
-from optex_core.strategies.rollout import EngineView, Path, equally_spaced
+from optex_core.strategies.rollout import EngineView, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
     next_window,
@@ -40,10 +31,9 @@ from optex_core.strategies.trust_window import (
     truncate_outliers,
 )
 
-#: By noise status, the share of |g_0|^2 above which the estimated noise counts. A function that
-#: repeats itself may still be rough (a solver's tolerance), but where it is only hard to model the
-#: likelihood calls that noise too, so more of it is asked for.
-NOISE_THRESHOLDS = (1e-4, 0.1, 1e-4)
+#: The share of |g_0|^2 above which the estimated noise has a gradient repeated. Where a function is
+#: only hard to model the likelihood calls that noise too.
+NOISE_THRESHOLD = 1e-4
 #: Two gradients at one point are equal when they differ by less than this, squared and relative.
 EQUAL_RTOL = 1e-24
 
@@ -60,16 +50,16 @@ class AutoState:
         UNKNOWN, EXACT (a repeated gradient was the same) or NOISY (it was not).
     safeguard : Safeguard
         The undisturbed optimizer beside the windows, where gradients are not noisy.
-    calibration : Calibration
-        Of predicted gradients, where they are, with fewer than four an iteration.
+    retired : tuple
+        In the place of a rule that files of earlier versions have.
     window : NoisyWindow
-        The window there with more.
+        The window where gradients are noisy.
     """
 
     steps: int
     noise_status: int = UNKNOWN
     safeguard: Safeguard = Safeguard()
-    calibration: Calibration = Calibration()
+    retired: tuple[float, int, int] = (0.5, 0, 4)
     # Leaves of saved files keep their places: a new one comes last.
     window: NoisyWindow = field(default_factory=NoisyWindow)
 
@@ -81,7 +71,7 @@ class Auto(Strategy):
 
     Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-2 of the gradient,
     one slot repeats theta_t (with its own seed): equal gradients prove that the function repeats
-    itself, and no slot is spent on that again; its noise then counts from 0.3 of the gradient on.
+    itself, and no slot is spent on that again.
 
     Beside the windows runs the undisturbed optimizer, on one gradient an iteration (N = 2: only
     while windows are in doubt). As soon as its value is below all iterates since the two parted,
@@ -89,21 +79,13 @@ class Auto(Strategy):
     N >= 3 the lowest value is never above that of the optimizer alone, and the best evaluated point
     is the result.
 
-    Gradients that do not repeat, N >= 4: a window of a few steps (two; up to four with N >= 8) is
+    Gradients that do not repeat: a window of a few steps (two; up to four with N >= 8) is
     predicted, with N / steps gradients at each point, and corrected with the refitted mean, the
     first step included: the kernel averages the noise of the rows. It is taken only while f is not
     seen to rise along the path by more than an iteration descends, and while the noise scale allows
     for fewer gradients at a point (`NoisyWindow`). Else all N slots are at theta_t, which is
-    `data_parallel`, and few look ahead every now and then.
-
-    Gradients that do not repeat, N = 2 or 3: windows are taken only while observed gradients are
-    seen to follow the predicted ones, and tried again after 4, 8, ..., 64 iterations of N gradients
-    at one point. With the noise variance s2 = lambda d s^2:
-
-    - a corrected step j + 1 from y_j is taken only while
-      (j + 1)^2 s2 |w_j|^2 <= |mu_j|^2 - s2 |w_j|^2, and the distance test of `verified` holds;
-    - the same test in the prediction, with |w|^2 as it will be after N more evaluations, sets the
-      window; points are spread over it, with repeats.
+    `data_parallel`, and few look ahead every now and then. The value and gradient of an iteration
+    are means over the slots at theta_t.
 
     Parameters
     ----------
@@ -138,38 +120,28 @@ class Auto(Strategy):
         return strategy_state.noise_status == NOISY
 
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
-        s = strategy_state
-        if s.noise_status == NOISY and view.parallelism >= MIN_PARALLELISM:
+        s, N = strategy_state, view.parallelism
+        if s.noise_status == NOISY:
             return _plan_noisy(view, s.window)
         posterior = view.posterior()
         if posterior is None:
-            repeats = view.parallelism - 1 if self.stochastic and s.noise_status != EXACT else 0
+            repeats = N - 1 if self.stochastic and s.noise_status != EXACT else 0
             return Proposal([view.x] * (1 + repeats), unrecorded=repeats)
-        status, alone = s.noise_status, s.safeguard.evaluations(view.parallelism)
-        N, steps = view.parallelism - alone, 1 if s.calibration.rest else s.steps
-        if posterior.n == 1:
-            steps = min(steps, COLD_START_WINDOW)
-        limit = NOISE_THRESHOLDS[status]
-        path, signal = predict_window(view, posterior, steps, limit)
-        suspected = posterior.noise_variance > limit * signal
-        if status == NOISY and (suspected or len(path) == 1):
-            few = N if s.calibration.trusted else max(1, N // 4) + 1
-            ahead = np.round(np.linspace(0, len(path) - 1, few))
-            at = [0] * (N - few) + [int(i) for i in ahead]
-        elif status == UNKNOWN and suspected:
-            at = [*equally_spaced(len(path), N - 1), 0] if N > 2 else [0, 0]
+        steps = min(s.steps, COLD_START_WINDOW) if posterior.n == 1 else s.steps
+        path, alone = view.predict(steps - 1, posterior=posterior), s.safeguard.evaluations(N)
+        if s.noise_status == UNKNOWN and _is_suspect(view, posterior):
+            alone = min(alone, N - 2)
+            at = [*equally_spaced(len(path), max(N - alone - 1, 1)), 0]
         else:
-            at = equally_spaced(len(path), N)
+            at = equally_spaced(len(path), N - alone)
             # Slots that the first window leaves over tell the noise status. Equal rows tell the
             # likelihood, too, that there is no noise: without them the speed-up at N = 8 was 4.23
             # in place of 4.47 (31 noise-free problems).
-            if status == NOISY or posterior.n == 1:
-                at += [0] * (N - len(at))
+            if posterior.n == 1:
+                at += [0] * (N - alone - len(at))
         proposal = Proposal.along(path, at)
-        means = proposal.predictions if status == NOISY else ()
-        compared = [m if i else None for m, i in zip(means, at, strict=False)]
         points = [*proposal.points, *([s.safeguard.x] if alone else [])]
-        return replace(proposal, points=points, unrecorded=alone, cache=compared)
+        return replace(proposal, points=points, unrecorded=alone)
 
     def filter_observations(self, observations: Observations) -> Observations:
         return truncate_outliers(observations)
@@ -182,7 +154,7 @@ class Auto(Strategy):
         observations: Observations,
     ) -> Update:
         s, N, path = strategy_state, view.parallelism, proposal.path
-        if s.noise_status == NOISY and N >= MIN_PARALLELISM:
+        if s.noise_status == NOISY:
             return _advance_noisy(view, s, proposal, observations)
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:
@@ -193,38 +165,19 @@ class Auto(Strategy):
         usable = self.usable(observations)
         first = usable[0]
         at = path.at[: len(usable)]
-        last, noise, status = max(at) + 1, posterior.noise_variance, s.noise_status
-        calibration = s.calibration
+        last, status = max(at) + 1, s.noise_status
         if status == UNKNOWN:
             status = detect_noise(view, path.at, observations)
         if status == NOISY:
-            slope = calibration_slope(view, proposal.cache, observations)
-            calibration = calibration.advance(slope)
-            last = last if calibration.trusted else 1
+            return self._average(view, s, [one for i, one in zip(at, usable, strict=True) if not i])
         halved = N == 2 and s.safeguard.evaluations(N) > 0  # one gradient is left, at theta_t
         if halved:
             last = len(path)
-        noisy = noise > NOISE_THRESHOLDS[status] * view.squared_norm(first.gradient)
-        smoothed = noisy and last > 1
-        if smoothed:
-            x, state = view.smoothed_step(posterior, first.value)
-        else:
-            repeats = [one.gradient for i, one in zip(at, usable, strict=True) if i == 0]
-            exact = len(repeats) == 1 or status == EXACT
-            gradient = repeats[0] if exact else view.average(repeats)
-            x, state = view.step(view.x, gradient, view.state, value=first.value)
-        plain = None
-        if status != NOISY and s.safeguard.needs_step(N):
-            plain = x, state
-            if smoothed:
-                plain = view.step(view.x, first.gradient, view.state, value=first.value)
-
-        def accept(signal: float, noise_factor: float, steps: int) -> bool:
-            return signal_exceeds_noise(signal, noise, noise_factor, noise_factor, steps)
-
+        x, state = view.step(view.x, first.gradient, view.state, value=first.value)
+        plain = (x, state) if s.safeguard.needs_step(N) else None
         rollout = view.rollout(last - 1, x, state, posterior=posterior, path=path.points)
         del x, state  # as large as Adam's three vectors, and another three are made now
-        steps = run_corrected(rollout, accept=accept if noisy else None)
+        steps = run_corrected(rollout)
         x, state = rollout.x, rollout.state
         del rollout  # its last mean
         window = s.steps
@@ -234,17 +187,13 @@ class Auto(Strategy):
             window = window if first.value <= s.safeguard.low else 2
         # Else the one spare slot (N = 2) repeated theta_t, and the window was not tried.
         elif len(path) == 1 or max(path.at) > 0:
-            window = next_window(window, steps, whole, N, 2 if noisy else N)
-        note = "noisy gradients" if noisy else ""
-        if status == NOISY:  # the lowest of noisy values is a biased choice
-            new = AutoState(window, status, s.safeguard.restarted(x, state), calibration)
-            return Update(x, state, new, steps, note=note)
+            window = next_window(window, steps, whole, N, N)
         safeguard, behind = s.safeguard.advance(view, first, alone, plain, x, steps)
         if behind:
             note = "went on from the undisturbed optimizer"
             new = AutoState(N, status, safeguard)
             return Update(safeguard.x, safeguard.state, new, note=note)
-        return Update(x, state, AutoState(window, status, safeguard), steps, note=note)
+        return Update(x, state, AutoState(window, status, safeguard), steps)
 
     def _average(self, view: EngineView, s: AutoState, observations: Observations) -> Update:
         """The step without a model, with the mean of gradients at theta_t if they are noisy."""
@@ -292,44 +241,10 @@ def _advance_noisy(
     return Update(x, state, new, steps, note="noisy gradients")
 
 
-def predict_window(
-    view: EngineView, posterior: Posterior, steps: int, limit: float
-) -> tuple[Path, float]:
-    """The predicted path, and |scale mu(theta_t)|^2.
-
-    Noise above `limit` of that cuts the path where N more gradients would bring out no signal.
-    """
-    N, noise = view.parallelism, posterior.noise_variance
-    rollout = view.rollout(steps - 1, posterior=posterior)
-    path, kept = Path(rollout), equally_spaced(steps, N)
-    at_start, _ = rollout.signal()
-    noisy = noise > limit * at_start
-    path.means.append(rollout.estimate()[0])
-    while len(path) < steps and rollout.step():
-        j = len(path)
-        if noisy:
-            signal, left = rollout.signal()
-            later = 1.0 / (1.0 / left + N)
-            if not signal_exceeds_noise(signal, noise, left, later, j + 1):
-                # The point is still evaluated where a window is left; one step that is not trusted
-                # is no window: all slots go to theta_t.
-                if j > 1:
-                    path.points.append(rollout.point)
-                break
-        if noisy or j + 1 < steps:
-            path.means.append(rollout.estimate()[0] if noisy or j in kept else None)
-        path.points.append(rollout.point)
-    return path, at_start
-
-
-def signal_exceeds_noise(
-    signal: float, noise: float, left: float, later: float, steps: int
-) -> bool:
-    """True while the noise of `steps` steps, each ``later * noise``, stays below a step's signal.
-
-    `signal` is |scale mu|^2, of which ``left * noise`` is noise.
-    """
-    return steps * steps * noise * later <= signal - noise * left
+def _is_suspect(view: EngineView, posterior: Posterior) -> bool:
+    """True if the likelihood's noise counts beside mu(theta_t)."""
+    signal, _ = view.rollout(1, posterior=posterior).signal()
+    return posterior.noise_variance > NOISE_THRESHOLD * signal
 
 
 def detect_noise(view: EngineView, at: Sequence[int], observations: Observations) -> int:
