@@ -23,7 +23,7 @@ from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
 from optex_core.strategies._noisy_window import NoisyWindow
 from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
-from optex_core.strategies.rollout import EngineView, equally_spaced
+from optex_core.strategies.rollout import EngineView, Path, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
     next_window,
@@ -129,7 +129,7 @@ class Auto(Strategy):
             return Proposal([view.x] * (1 + repeats), unrecorded=repeats)
         steps = min(s.steps, COLD_START_WINDOW) if posterior.n == 1 else s.steps
         path, alone = view.predict(steps - 1, posterior=posterior), s.safeguard.evaluations(N)
-        if s.noise_status == UNKNOWN and _is_suspect(view, posterior):
+        if s.noise_status == UNKNOWN and _is_suspect(view, posterior, path):
             alone = min(alone, N - 2)
             at = [*equally_spaced(len(path), max(N - alone - 1, 1)), 0]
         else:
@@ -241,10 +241,12 @@ def _advance_noisy(
     return Update(x, state, new, steps, note="noisy gradients")
 
 
-def _is_suspect(view: EngineView, posterior: Posterior) -> bool:
+def _is_suspect(view: EngineView, posterior: Posterior, path: Path) -> bool:
     """True if the likelihood's noise counts beside mu(theta_t)."""
-    signal, _ = view.rollout(1, posterior=posterior).signal()
-    return posterior.noise_variance > NOISE_THRESHOLD * signal
+    start = path.means[0] if path.means else None
+    if start is None:  # no step could be predicted
+        return False
+    return posterior.noise_variance > NOISE_THRESHOLD * view.space.squared_norm(start)
 
 
 def detect_noise(view: EngineView, at: Sequence[int], observations: Observations) -> int:
