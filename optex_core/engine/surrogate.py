@@ -53,6 +53,7 @@ class Surrogate:
         self.note = ""  # what is out of the ordinary in the fits of this round
         self.overhead = 0.0  # own time over the gradients' time in the last round, by the clock
         self._posterior: Posterior | None = None
+        self._planned_with = False  # True if this iteration was planned with the posterior
         rows = 0 if self.history is None else self.history.capacity
         limit = MAX_ROWS_UNTHREADED if self.tracker is None else MAX_ROWS_UNTHREADED_SUBSPACE
         # Matrices of many rows are shared out among threads however few parameters there are.
@@ -80,6 +81,7 @@ class Surrogate:
 
     def view_for_plan(self) -> EngineView:
         """The view with which a round is planned: predictions begin at the iterate."""
+        self._planned_with = False
         if self.history is not None and self.history.n:
             self.space.prefetch_distances(self._state.x)
         return self.view()
@@ -103,6 +105,7 @@ class Surrogate:
         if self._posterior is None:
             self._posterior = Posterior(self.settings.estimator, h, s.hyperparameters)
             self.note = self._posterior.fallback or self.note
+        self._planned_with = True
         return self._posterior
 
     def record(self, pairs: Sequence[tuple[Array, Array]] = ()) -> None:
@@ -113,8 +116,10 @@ class Surrogate:
         self.pending.clear()
 
     def fitted(self) -> tuple[float, float, float]:
-        """Length scale, noise and curvature of the last fit, for the trace; nan before any."""
-        if self._posterior is None:
+        """Length scale, noise and curvature of the fit that the iteration was planned with, for the
+        trace; nan where it was planned with none.
+        """
+        if self._posterior is None or not self._planned_with:
             return math.nan, math.nan, math.nan
         fitted = self._state.hyperparameters
         return fitted.length, self._posterior.noise, fitted.curvature
