@@ -75,13 +75,12 @@ def rates_suite() -> dict[str, RatesCase]:
 
 
 def run_rates(case: RatesCase, cell: Any) -> Row:
-    """The value without noise after ROUNDS rounds; None if it is not finite. The gradient of one
-    batch may vanish, which ends no run.
-    """
+    """The value without noise after ROUNDS rounds; None if it is not finite."""
     fun, x0, value = case.make(cell.seed)
     found = minimize(
         fun, x0, optimizer=case.optimizer(cell.rate), parallelism=cell.parallelism,
-        strategy=cell.strategy, workers=None, rng=cell.seed, maxiter=ROUNDS, gtol=0.0,
+        strategy=cell.strategy, workers=None, rng=cell.seed, maxiter=ROUNDS,
+        gtol=0.0,  # the gradient of one batch may vanish
     )  # fmt: skip
     final = value(np.asarray(found.x))
     return {"final": final if math.isfinite(final) else None}
@@ -167,4 +166,10 @@ def _additive(
     name: str, d: int, level: float, seed: int
 ) -> tuple[Callable[..., Any], np.ndarray, Callable[[np.ndarray], float]]:
     problem = get_problem(name, d=d)
-    return Noisy(problem, level, value_level=0.1 * level), problem.start(seed + 1), problem.value
+    noisy, spread = Noisy(problem, level), 0.1 * level * abs(problem.value(problem.start(0)))
+
+    def fun(x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
+        value, gradient = noisy(x, seed=seed)
+        return value + spread * float(np.random.default_rng((seed, 1)).standard_normal()), gradient
+
+    return fun, problem.start(seed + 1), problem.value
