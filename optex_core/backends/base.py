@@ -216,7 +216,7 @@ class Backend(ABC):
         `lines` and `result` are the kernel's `complement` where the weights sum to one
         (`constant`), else its `profile`, as a `Formula` has them; the `rule` takes so many `slots`
         and `scalars`. The result is called as ``rollout(K, rows, ages, thetas, gradients, center,
-        transposed, numbers, scalars, points, slots, means, noise_factors) -> steps``.
+        transposed, numbers, scalars, points, slots, means) -> steps``.
         `model.subspace` describes the first five, `model.kriging` the next two; `numbers`
         are 1 / length^2, 1 / h0, the curvature and the largest finite squared length; `scalars`
         (S, .) are those of each step. It starts at ``points[0]``, ``slots[0]`` in arrays of S + 1,

@@ -52,12 +52,11 @@ class PosteriorArrays(NamedTuple):
 
 
 class PredictedStep(NamedTuple):
-    """One predicted step: mu and |w|^2 where it began; the new point, the new state vectors and, if
+    """One predicted step: mu where it began; the new point, the new state vectors and, if
     known, the squared distances from the new point to the rows.
     """
 
     mean: Array | None
-    noise_factor: float
     x: Array
     slots: tuple[Array, ...]
     distances: np.ndarray | None = None

@@ -62,11 +62,6 @@ class Posterior:
         """mu(x), shape (d,), dtype of the gradients."""
         return self._mean(x, self.weights(x))
 
-    def mean_and_noise_factor(self, x: Array) -> tuple[Array, float]:
-        """mu(x) and |w|^2, the observation noise left in mu(x) in units of `noise_variance`."""
-        w = self.weights(x)
-        return self._mean(x, w), float(w.dot(w))
-
     def predict(self, x: Array) -> tuple[Array, float]:
         """mu(x) and its total standard deviation."""
         s = self._distances(x)

@@ -68,10 +68,6 @@ class EngineView:
         """The mean of observed gradients."""
         return self.space.average(gradients)
 
-    def squared_norm(self, g: Array) -> float:
-        """|scale g|^2: of a gradient, in the units of `Posterior.noise_variance`."""
-        return self.space.squared_norm(g)
-
     def refit(self, x: Vector) -> Posterior | None:
         """`posterior()`, to predict steps from `x`."""
         self.space.prefetch_distances(x)
@@ -83,7 +79,7 @@ class EngineView:
         It is trusted: mu(theta_t) is made of the gradients observed there and around it.
         """
         x, state = self.space.lift(self.x, self.state)
-        return self.space.step(x, self.space.estimate(posterior, x)[0], state, value=value)
+        return self.space.step(x, self.space.estimate(posterior, x), state, value=value)
 
     def rollout(
         self,
@@ -123,7 +119,7 @@ class EngineView:
         while True:
             # mu is compared with the gradient where there will be one.
             compared = len(path) - 1 in evaluated and rollout.taken < rollout.steps
-            mean = rollout.estimate()[0] if compared else None
+            mean = rollout.estimate() if compared else None
             if not rollout.step():
                 return path
             path.append(rollout, mean, evaluated=len(path) in evaluated)
@@ -173,7 +169,7 @@ class Path:
         for slot, i in enumerate(at):
             if i < len(means) and means[i] is None:  # the path became shorter than planned
                 assert self._posterior is not None
-                predictions[slot], _ = self._space.estimate(self._posterior, self.points[i])
+                predictions[slot] = self._space.estimate(self._posterior, self.points[i])
         last = [self.states[i] for i in at[-1:] if i in self.states]  # made in the same pass
         points, _ = self._space.materialize([self.points[i] for i in at], last)
         return points, predictions
@@ -212,7 +208,7 @@ class Rollout(ABC):
         self.distances: np.ndarray | None = None
         self._x: Any = x
         self._state, self._path = state, path
-        self._estimate: tuple[Vector, float] | None = None
+        self._estimate: Vector | None = None
 
     @property
     def point(self) -> Vector:
@@ -224,8 +220,8 @@ class Rollout(ABC):
         """The optimizer's state there as the space holds it."""
         return self._state
 
-    def estimate(self) -> tuple[Vector, float]:
-        """mu(x) as the space holds it, and |w|^2."""
+    def estimate(self) -> Vector:
+        """mu(x) as the space holds it."""
         if self._estimate is None:
             assert self.posterior is not None
             self._estimate = self.space.estimate(self.posterior, self._x)
@@ -253,11 +249,6 @@ class Rollout(ABC):
         """The optimizer's state there."""
         return self.space.materialize([self.point], [self.point_state])[1][0]
 
-    def signal(self) -> tuple[float, float]:
-        """|scale mu(x)|^2, and |w|^2: the noise left in mu, in units of `noise_variance`."""
-        mean, noise_factor = self.estimate()
-        return self.space.squared_norm(mean), noise_factor
-
     def run(self) -> None:
         """Take all steps."""
         while self.step():
@@ -271,7 +262,7 @@ class PlainRollout(Rollout):
     def step(self) -> bool:
         if self.taken >= self.steps:
             return False
-        mean, self._estimate = self.estimate()[0], None
+        mean, self._estimate = self.estimate(), None
         x, state = self.space.step(self._x, mean, self._state, trusted=False)
         if not self.space.is_finite(x):
             return False
@@ -301,10 +292,10 @@ class FusedRollout(Rollout):
                 self.steps = self.taken
         return self._next
 
-    def estimate(self) -> tuple[Vector, float]:
+    def estimate(self) -> Vector:
         found = self._look(True)
         if found is not None and found.mean is not None:
-            return found.mean, found.noise_factor
+            return found.mean
         return super().estimate()
 
     def step(self) -> bool:
@@ -333,9 +324,9 @@ class ArraySpace:
         self.optimizer, self.backend = optimizer, backend
         self._history, self._scale = history, scale
 
-    def estimate(self, posterior: Posterior, x: Any) -> tuple[Vector, float]:
-        """mu(x) and |w|^2."""
-        return posterior.mean_and_noise_factor(x)
+    def estimate(self, posterior: Posterior, x: Any) -> Vector:
+        """mu(x)."""
+        return posterior.mean(x)
 
     def step(
         self, x: Any, g: Any, state: object, *, value: float = math.nan, trusted: bool = True
@@ -391,10 +382,6 @@ class ArraySpace:
     def prediction_error(self, mean: Any, gradient: Array) -> float:
         """|mean - gradient|; nan where it can no longer be known."""
         return math.sqrt(self.backend.squared_distance(mean, gradient))
-
-    def products(self, mean: Any, gradient: Array) -> tuple[float, float]:
-        """|mean|^2 and mean . gradient; nan where they can no longer be known."""
-        return self.backend.dot(mean, mean), self.backend.dot(mean, gradient)
 
 
 def equally_spaced(length: int, count: int) -> list[int]:

@@ -11,7 +11,6 @@ in the cold start the geometric mean of the speed-ups fell from 5.78 to 5.56.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from optex_core.strategies.base import Observation, Observations
 from optex_core.strategies.rollout import Rollout
@@ -44,14 +43,12 @@ def run_corrected(
     rollout: Rollout,
     *,
     trust: float = TRUST_RADIUS,
-    accept: Callable[[float, float, int], bool] | None = None,
 ) -> int:
     """Take steps 2, 3, ... of a window with the refitted mean, while they can be trusted; the steps
     of the window, the first included.
 
     `rollout` begins at y_1, with the posterior fitted to the new rows, beside the predicted z_0 =
     theta_t, z_1, ... A caller that keeps y_1 and the optimizer's state there keeps that memory.
-    ``accept(|scale mu|^2, |w|^2, j)`` is a further test before step j, in gradient space.
     """
     reach = 0.0
     for j in range(1, rollout.steps + 1):
@@ -59,8 +56,6 @@ def run_corrected(
         reach = max(reach, rollout.path_length(j))
         distance = rollout.distance_to_path(j)
         if not (distance <= trust * reach and math.isfinite(reach)):  # nan is no trust
-            break
-        if accept is not None and not accept(*rollout.signal(), j + 1):
             break
         if not rollout.step():
             break

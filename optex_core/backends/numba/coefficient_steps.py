@@ -27,7 +27,7 @@ def product(A, u, out):
 
 
 def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scalars, points, slots,
-            means, noise_factors):
+            means):
     inverse, lever, curvature, limit = numbers[0], numbers[1], numbers[2], numbers[3]
     m, n = points.shape[1], rows.size
     u, y, w, z = np.empty(m), np.empty(m), np.empty(n), np.empty(transposed.shape[0])
@@ -56,18 +56,15 @@ def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scala
             factor = z[l] * lever
             for i in range(n):
                 w[i] += transposed[l, i] * factor
-        squares, total = 0.0, 0.0
+        total = 0.0
         for i in range(m):
             means[j, i] = curvature * points[j, i]
         means[j, 0] -= curvature
-        for i in range(n):
-            squares += w[i] * w[i]
         for i in range(n - 1):
             total += w[ages[i]]
             means[j, thetas + i] += curvature * total
             means[j, gradients + i] -= total
         means[j, 1] += {newest}
-        noise_factors[j] = squares
         if j == len(scalars):
             break
         for i in range(m):

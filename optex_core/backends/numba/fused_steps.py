@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 #: the time.
 _SOURCE = """
 def step(X, G, anchor, curvature, scale, base_weights, factor, center, inverse, sign, inverse_h0,
-         width, here, there, scalars, more, before, partial, bad_entries, noise_factor,
-         low, high):
+         width, here, there, scalars, more, before, partial, bad_entries, low, high):
     n, d = G.shape
     tile, item = min({columns}, d), G.itemsize
     base, sums, mean, at = np.empty(tile), np.empty(tile), np.empty(tile, G.dtype), np.empty(tile)
@@ -63,12 +62,8 @@ def step(X, G, anchor, curvature, scale, base_weights, factor, center, inverse, 
             q += factor[m, i] * e[i]
         for i in range(n):
             w[i] += factor[m, i] * q
-    squares = 0.0
     for i in range(n):
         w[i] = base_weights[i] + inverse_h0 * w[i]
-        squares += w[i] * w[i]
-    if low == 0:
-        noise_factor[0] = squares
     bad = 0
     for j in range(low, high):
         if more:  # near
@@ -187,7 +182,7 @@ class NumbaFusedSteps(FusedSteps):
         self._distances_fn = p.distances_fn
         blocks = self._blocks if p.distances_fn is None else 1
         self._before, self._partial = np.zeros((2, blocks, n))
-        self._bad_entries, self._noise_factor = np.empty(self._blocks, np.int64), np.empty(1)
+        self._bad_entries = np.empty(self._blocks, np.int64)
         self._arguments = (
             *(readonly_view(p.X), readonly_view(p.G)),
             -1 if p.anchor is None else int(p.anchor),
@@ -215,7 +210,7 @@ class NumbaFusedSteps(FusedSteps):
             self._entries,
             self._blocks,
             *(*self._arguments, here, there, scalars, more, self._before, self._partial),
-            *(self._bad_entries, self._noise_factor),
+            self._bad_entries,
         )
         if self._bad_entries.any():
             return None
@@ -223,8 +218,7 @@ class NumbaFusedSteps(FusedSteps):
             self._before, self._partial = self._partial, self._before
             distances = self._before.sum(axis=0)
         self._at = made
-        factor = float(self._noise_factor[0])
-        return PredictedStep(made[1], factor, made[0], tuple(made[2:]), distances)
+        return PredictedStep(made[1], made[0], tuple(made[2:]), distances)
 
     def compiles(self, rule: Rule, kernel: str) -> bool:
         """True if the function compiles; else one warning says that it does not."""
@@ -234,7 +228,7 @@ class NumbaFusedSteps(FusedSteps):
         try:  # no block
             self._kernel(
                 *(*self._arguments, at, at, self._scalars[0], False, self._before, self._partial),
-                *(self._bad_entries, self._noise_factor, 0, 0),
+                *(self._bad_entries, 0, 0),
             )
         except Exception as error:  # whatever the compiler raises
             _NOT_COMPILABLE.add(self._kernel)

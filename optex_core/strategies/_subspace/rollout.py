@@ -50,7 +50,6 @@ class SubspaceRollout(Rollout):
         self._metric, self._limit = basis.metric, basis.finite_limit
         self._c, self._slots = x.c, unrolled.slots
         self._mean: np.ndarray | None = None
-        self._noise_factor = math.nan
         self._lengths: list[float] | None = None
         self.compiled = compiled is not None
         if compiled is not None:
@@ -61,7 +60,7 @@ class SubspaceRollout(Rollout):
     def _take_all(self, compiled: SubspaceRolloutFunction) -> None:
         scalars, n_slots = np.array(self._unrolled.scalars), len(self._slots)
         points, means = np.empty((2, len(scalars) + 1, len(self._c)))
-        slots, noise_factors = np.empty((len(points), n_slots, len(self._c))), np.empty(len(points))
+        slots = np.empty((len(points), n_slots, len(self._c)))
         points[0] = self._c
         for i, slot in enumerate(self._slots):
             slots[0, i] = slot
@@ -70,10 +69,9 @@ class SubspaceRollout(Rollout):
         numbers = np.array([inverse, inverse_h0, self._prior[0], limit])
         m, system = self._metric, (center, np.ascontiguousarray(factor))
         basis = m.K, m.row_distances, m.order, m.thetas.start, m.gradients.start
-        given, results = (*basis, *system, numbers, scalars), (points, slots, means, noise_factors)
-        self.steps = compiled(*given, *results)
-        self._all = points, slots, means, noise_factors.tolist()
-        self._mean, self._noise_factor = means[0], float(noise_factors[0])
+        self._all = points, slots, means
+        self.steps = compiled(*basis, *system, numbers, scalars, *self._all)
+        self._mean = means[0]
         self._distances_ahead: list[float] | None = None
 
     @property
@@ -90,24 +88,22 @@ class SubspaceRollout(Rollout):
             self._state = SubspaceState(tree, self._metric.epoch)
         return self._state
 
-    def estimate(self) -> tuple[SubspaceVector, float]:
-        return SubspaceVector(self._coefficients_of_mean(), self._metric.epoch), self._noise_factor
+    def estimate(self) -> SubspaceVector:
+        return SubspaceVector(self._coefficients_of_mean(), self._metric.epoch)
 
     def _coefficients_of_mean(self) -> np.ndarray:
         if self._mean is None:
             w = self._system.weights(self._metric.distances(*self._products))
             self._mean = self._metric.mean(w, self._c, *self._prior)
-            self._noise_factor = float(w.dot(w))
         return self._mean
 
     def step(self) -> bool:
         if self.taken >= self.steps:
             return False
         if self.compiled:
-            points, slots, means, noise_factors = self._all
+            points, slots, means = self._all
             j = self.taken + 1
-            self._c, self._slots = points[j], tuple(slots[j])
-            self._mean, self._noise_factor = means[j], noise_factors[j]
+            self._c, self._slots, self._mean = points[j], tuple(slots[j]), means[j]
         else:
             scalars = self._unrolled.scalars[self.taken]
             c, *new = self._rule(self._c, self._coefficients_of_mean(), *self._slots, *scalars)

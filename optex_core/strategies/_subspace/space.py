@@ -107,14 +107,14 @@ class CoefficientSpace:
             t.track_state(state, result[1])
         return x, state
 
-    def estimate(self, posterior: Posterior, x: Vector) -> tuple[Vector, float]:
+    def estimate(self, posterior: Posterior, x: Vector) -> Vector:
         if not isinstance(x, SubspaceVector):
             return self._arrays.estimate(posterior, x)
         basis = self.basis
         c, w = basis.to_current_basis(x), posterior.weights_at(basis.distances(x))
         assert c is not None
         mean = basis.metric.mean(w, c, posterior.curvature, posterior.constant)
-        return SubspaceVector(mean, basis.epoch), float(w.dot(w))
+        return SubspaceVector(mean, basis.epoch)
 
     def materialize(
         self, points: Sequence[Vector], states: Sequence[object]
@@ -154,13 +154,6 @@ class CoefficientSpace:
                 return self.distance(mean, gradient)
             (mean,), _ = self.materialize([mean], [])
         return self._arrays.prediction_error(mean, gradient)
-
-    def products(self, mean: Vector, gradient: Array) -> tuple[float, float]:
-        if not isinstance(mean, SubspaceVector):
-            return self._arrays.products(mean, gradient)
-        square, error = self.squared_norm(mean), self.prediction_error(mean, gradient)
-        other = self.backend.dot(gradient, gradient)
-        return square, 0.5 * (square + other - error * error)
 
     def rollout(
         self, posterior: Posterior, x: Vector, state: object, steps: int, path: Sequence[Vector]
