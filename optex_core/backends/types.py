@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,12 +61,7 @@ class PredictedStep(NamedTuple):
     distances: np.ndarray | None = None
 
 
-class FusedSteps(ABC):
-    """Predicted steps, each from where the one before ended."""
-
-    @abstractmethod
-    def next(self, mean: bool) -> PredictedStep | None:
-        """The next step; None where it leaves the finite numbers. `mean` False: mu may be None.
-
-        The arrays belong to the caller. They are never written again; the next step reads them.
-        """
+#: Takes the next predicted step from where the one before ended; None where it leaves the finite
+#: numbers. Called with True where mu is wanted; else it may be None. The arrays belong to the
+#: caller: they are never written again, but the next step reads them.
+FusedSteps: TypeAlias = Callable[[bool], PredictedStep | None]

@@ -287,7 +287,7 @@ class FusedRollout(Rollout):
     def _look(self, mean: bool) -> PredictedStep | None:
         """The step from here, with its estimate if `mean`; None where there is none."""
         if self._next is None and self.taken < self.steps:
-            self._next = self._fused.next(mean)
+            self._next = self._fused(mean)
             if self._next is None:
                 self.steps = self.taken
         return self._next

@@ -263,4 +263,4 @@ def test_no_step_begins_where_numbers_have_ended(numba):
     )
     stepper, x = bind_optimizer(ox.SGD(0.1), numba), np.full(10, np.inf)
     chain, _ = stepper.fused_steps(posterior, x, stepper.init(x), 3)
-    assert chain.next(True) is None
+    assert chain(True) is None

@@ -12,7 +12,6 @@ by d alone and their sums added in order: threads change no bit.
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -118,7 +117,7 @@ def _compile_step(
     kernel: tuple[str, ...],
     kappa: str,
     needed: frozenset[str],
-) -> object:
+) -> Any:
     """The function of one rule, one kernel and one dtype, with the lines that are `needed`.
 
     None where the rule cannot be traced, or returns another number of vectors than it is given.
@@ -160,85 +159,8 @@ def _compile_step(
     return jit(scope["step"], f"{dtype}\n{text}")
 
 
-class NumbaFusedSteps(FusedSteps):
-    """Compiled steps; `kernel` is what `_compile_step` gives, the rest as in
-    `Backend.fused_steps`.
-    """
-
-    def __init__(
-        self,
-        kernel: Any,
-        posterior: PosteriorArrays,
-        x: Array,
-        slots: Sequence[Array],
-        scalars: np.ndarray,
-        backend: NumbaBackend,
-    ) -> None:
-        (n, d), p = posterior.G.shape, posterior
-        self._kernel, self._scalars, self._pool = kernel, list(scalars), backend.pool
-        self._entries = n * d * (1 + (p.distances_fn is None) + (p.curvature != 0.0))
-        width, self._blocks = column_blocks(d)
-        # Distances on some coordinates are one sum for each row, and are not taken in the kernel.
-        self._distances_fn = p.distances_fn
-        blocks = self._blocks if p.distances_fn is None else 1
-        self._before, self._partial = np.zeros((2, blocks, n))
-        self._bad_entries = np.empty(self._blocks, np.int64)
-        self._arguments = (
-            *(readonly_view(p.X), readonly_view(p.G)),
-            -1 if p.anchor is None else int(p.anchor),
-            float(p.curvature),
-            None if p.scale is None else readonly_view(p.scale),
-            *(p.base_weights, p.eigen_factor, p.center),
-            *(float(p.inverse), float(p.sign), float(p.inverse_h0), width),
-        )
-        self._at: list[Any] = [readonly_view(x), None, *map(readonly_view, slots)]
-        first = p.initial_distances_fn or (lambda x: backend.squared_distances(p.X, x, p.scale))
-        if p.distances_fn is None:
-            self._before[0] = first(x)
-
-    def next(self, mean: bool) -> PredictedStep | None:
-        x: Array = self._at[0]
-        if self._distances_fn is not None:
-            self._before[0] = self._distances_fn(x)
-        wanted = [mean or i != 1 for i in range(len(self._at))]
-        made: list[Any] = [self._pool.empty(x.size, x.dtype) if w else None for w in wanted]
-        here, there = (np.array([_address(a) for a in of], np.int64) for of in (self._at, made))
-        scalars, distances = self._scalars.pop(0), None
-        more = bool(self._scalars) and self._distances_fn is None
-        KERNEL_THREADS.run(
-            self._kernel,
-            self._entries,
-            self._blocks,
-            *(*self._arguments, here, there, scalars, more, self._before, self._partial),
-            self._bad_entries,
-        )
-        if self._bad_entries.any():
-            return None
-        if more:
-            self._before, self._partial = self._partial, self._before
-            distances = self._before.sum(axis=0)
-        self._at = made
-        return PredictedStep(made[1], made[0], tuple(made[2:]), distances)
-
-    def compiles(self, rule: Rule, kernel: str) -> bool:
-        """True if the function compiles; else one warning says that it does not."""
-        if self._kernel in _NOT_COMPILABLE:
-            return False
-        at = np.zeros(len(self._at), np.int64)
-        try:  # no block
-            self._kernel(
-                *(*self._arguments, at, at, self._scalars[0], False, self._before, self._partial),
-                *(self._bad_entries, 0, 0),
-            )
-        except Exception as error:  # whatever the compiler raises
-            _NOT_COMPILABLE.add(self._kernel)
-            what = f"predicted steps of the rule {qualified_name(rule)} with the kernel {kernel}"
-            warn_once(
-                f"Numba cannot compile {what} ({short_reason(error)}); they are taken "
-                f"one by one, which is slower and no less right"
-            )
-            return False
-        return True
+#: Functions that do not compile.
+_NOT_COMPILABLE: set[object] = set()
 
 
 def make_fused_steps(
@@ -248,9 +170,9 @@ def make_fused_steps(
     slots: Sequence[Array],
     scalars: Sequence[Sequence[float]],
     backend: NumbaBackend,
-) -> NumbaFusedSteps | None:
+) -> FusedSteps | None:
     """As `Backend.fused_steps` says."""
-    p, dtype, d = posterior, posterior.G.dtype, posterior.G.shape[1]
+    p, dtype, (n, d) = posterior, posterior.G.dtype, posterior.G.shape
     fits = all(a.dtype == dtype and a.shape == (d,) for a in (x, *slots)) and p.X.dtype == dtype
     if not len(scalars) or not d or not fits:
         return None
@@ -259,15 +181,60 @@ def make_fused_steps(
     sizes = len(slots), len(scalars[0])
     formula = p.formula.lines, p.formula.result
     kernel = _compile_step(rule, _NAMES[dtype.char], *sizes, *formula, frozenset(needed))
-    if kernel is None:
+    if kernel is None or kernel in _NOT_COMPILABLE:
         return None
     with np.errstate(over="ignore"):
-        steps = NumbaFusedSteps(kernel, p, x, slots, np.array(scalars, dtype), backend)
-    return steps if is_compiled(kernel) or steps.compiles(rule, p.formula.name) else None
+        waiting = list(np.array(scalars, dtype))
+    width, blocks = column_blocks(d)
+    entries = n * d * (1 + (p.distances_fn is None) + (p.curvature != 0.0))
+    constants = (
+        *(readonly_view(p.X), readonly_view(p.G), -1 if p.anchor is None else int(p.anchor)),
+        *(float(p.curvature), None if p.scale is None else readonly_view(p.scale)),
+        *(p.base_weights, p.eigen_factor, p.center),
+        *(float(p.inverse), float(p.sign), float(p.inverse_h0), width),
+    )
+    # Distances on some coordinates are one sum for each row, and are not taken in the kernel.
+    before, partial = np.zeros((2, blocks if p.distances_fn is None else 1, n))
+    bad_entries = np.zeros(blocks, np.int64)
+    at: list[Any] = [readonly_view(x), None, *map(readonly_view, slots)]
 
+    def arguments(made: list[Any], more: bool) -> tuple[Any, ...]:
+        here, there = (np.array([_address(a) for a in of], np.int64) for of in (at, made))
+        return *constants, here, there, waiting[0], more, before, partial, bad_entries
 
-#: Functions that do not compile.
-_NOT_COMPILABLE: weakref.WeakSet[Any] = weakref.WeakSet()
+    if not is_compiled(kernel):
+        try:  # no block
+            kernel(*arguments(at, False), 0, 0)
+        except Exception as error:  # whatever the compiler raises
+            _NOT_COMPILABLE.add(kernel)
+            warn_once(
+                f"Numba cannot compile predicted steps of the rule {qualified_name(rule)} with the "
+                f"kernel {p.formula.name} ({short_reason(error)}); they are taken one by one, "
+                "which is slower and no less right"
+            )
+            return None
+    if p.distances_fn is None:
+        known = p.initial_distances_fn
+        before[0] = known(x) if known else backend.squared_distances(p.X, x, p.scale)
+
+    def step(mean: bool) -> PredictedStep | None:
+        nonlocal at, before, partial
+        if p.distances_fn is not None:
+            before[0] = p.distances_fn(at[0])
+        wanted = [mean or i != 1 for i in range(len(at))]
+        made: list[Any] = [backend.pool.empty(d, dtype) if w else None for w in wanted]
+        more, distances = len(waiting) > 1 and p.distances_fn is None, None
+        KERNEL_THREADS.run(kernel, entries, blocks, *arguments(made, more))
+        if bad_entries.any():
+            return None
+        del waiting[0]
+        if more:
+            before, partial = partial, before
+            distances = before.sum(axis=0)
+        at = made
+        return PredictedStep(made[1], made[0], tuple(made[2:]), distances)
+
+    return step
 
 
 def _address(a: Any) -> int:
