@@ -1,10 +1,8 @@
-"""Properties over many examples, drawn by Hypothesis, with the smallest failing one in words."""
+"""Properties over many examples, drawn by Hypothesis, with the smallest failing one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import numpy as np
 
 from optex_core.errors import MissingExtraError
 from optex_core.testing.check_suite import CheckFailed, CheckSkipped, describe_error
@@ -42,11 +40,8 @@ def for_all(
         import hypothesis
     except ImportError as error:
         raise MissingExtraError.of("hypothesis", "testing", "checking properties") from error
-    last: dict[str, object] = {}
 
     def run(**drawn: object) -> None:
-        last.clear()
-        last.update(drawn)
         body(**drawn)
 
     profile = hypothesis.settings().max_examples
@@ -65,27 +60,9 @@ def for_all(
         settings(hypothesis.given(**strategies)(run))()
     except (CheckSkipped, MissingExtraError):
         raise
-    except hypothesis.errors.Flaky as error:
-        raise CheckFailed(
-            f"it fails, and passes when the same example is tried again, so its "
-            f"answers change from call to call\n{describe_example(last)}"
-        ) from error
     except Exception as error:
-        raise CheckFailed(f"{describe_error(error)}\n{describe_example(last)}") from error
-
-
-def describe_example(example: dict[str, object]) -> str:
-    """An example in lines that a person can read and paste."""
-    lines = (f"{name} = {format_value(value)}" for name, value in example.items())
-    return "smallest example: " + "\n                  ".join(lines)
-
-
-def format_value(value: object) -> str:
-    """A short form; arrays as ``np.array([...], dtype)``."""
-    if isinstance(value, np.ndarray):
-        if value.size > 24:
-            return f"an array of shape {value.shape} and dtype {value.dtype}"
-        text = np.array2string(value, separator=", ", threshold=100, floatmode="unique")
-        return f"np.array({text}, np.{value.dtype})".replace("\n", "")
-    text = repr(value)
-    return text if len(text) <= 300 else text[:297] + "..."
+        text = describe_error(error)
+        if isinstance(error, hypothesis.errors.Flaky):
+            text = "it fails, and passes when tried again: its answers change from call to call"
+        # Hypothesis' note of the smallest example
+        raise CheckFailed("\n".join([text, *getattr(error, "__notes__", ())[:1]])) from error

@@ -77,5 +77,5 @@ def test_a_failing_property_is_shown_with_its_smallest_objective():
     def never_stale(fun):
         assert fun.kind != "stale"
 
-    with pytest.raises(CheckFailed, match=r"smallest example: fun = FaultyObjective"):
+    with pytest.raises(CheckFailed, match=r"run\(\n +fun=FaultyObjective\("):
         for_all(never_stale, fun=st.faulty_objectives())
