@@ -1,4 +1,4 @@
-"""SciPy's L-BFGS-B evaluations, one after another, over the rounds of the default method.
+"""SciPy's L-BFGS-B, one evaluation after another, over the rounds of the default method.
 
 Rounds to a share of the drop that L-BFGS-B reaches in 3,000 evaluations: 1e-1, 1e-3 and 1e-6 of it.
 A goal that was missed counts 0.2; runs are capped by rounds and not by a clock: three times

@@ -1,4 +1,4 @@
-"""The papers' studies with all controls: the scripts of examples/studies, one after the other.
+"""The papers' studies with all controls: the scripts of examples/studies, in turn.
 
 Each script runs in a process of its own; started again, it continues where it was stopped, and a
 finished one measures nothing again. The folder of the run holds for each study NAME.json, NAME.txt

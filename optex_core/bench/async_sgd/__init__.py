@@ -1,5 +1,4 @@
-"""Asynchronous SGD: throughput and loss against workers and cores, delays, and our
-bound beside the measured gradient norm.
+"""Asynchronous SGD: throughput, delays and loss against workers; our bound on gradient norms.
 
 The folder of the run holds ``async_sgd.json`` (settings and figures) and ``async_sgd.txt`` (the
 tables); the study ``dpsgd`` draws them.

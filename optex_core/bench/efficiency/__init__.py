@@ -1,10 +1,10 @@
-"""Rounds to the same value against the optimizer alone: all strategies, baselines and L-BFGS-B over
-the problem suite.
+"""Rounds to the same value against the optimizer alone, over the problem suite.
 
-Four parts: speed-ups at the given rates; each method at its best rate; final values under
-gradient noise; and those at a grid of rates (networks on minibatches of scikit-learn's digits).
-The folder of the run holds ``cells.jsonl`` (one line for each finished cell), ``efficiency.json``
-(settings, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
+All strategies, baselines and L-BFGS-B. Four parts: speed-ups at the given rates; each method at its
+best rate; final values under gradient noise; and those at a grid of rates (networks on minibatches
+of scikit-learn's digits). The folder of the run holds ``cells.jsonl`` (one line for each finished
+cell), ``efficiency.json`` (settings, summaries), ``efficiency.txt`` (the tables) and
+``efficiency.png``.
 """
 
 from __future__ import annotations

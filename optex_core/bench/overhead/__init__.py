@@ -1,11 +1,11 @@
-"""Seconds of the engine's own work per round, by phase, against the time of the bytes that must
-move; that of the default method; compilation.
+"""Own work of a round, by phase, against the time of the bytes that must move.
 
-Every cell runs in a process of its own, which also measures the bandwidth of a copy there and then:
-*ratio* is the fastest round over the floor (bytes that must move over that bandwidth). On a busy
-machine compare *processor* too, the seconds that all threads worked. A floor below a megabyte lies
-in the caches: the ratio then says little. The folder of the run holds ``cells.jsonl`` (one line for
-each finished cell), ``overhead.json``, ``overhead.txt``.
+Also that of the default method, and the time of compilation. Every cell runs in a process of its
+own, which also measures the bandwidth of a copy there and then: *ratio* is the fastest round over
+the floor (bytes that must move over that bandwidth). On a busy machine compare *processor* too, the
+seconds that all threads worked. A floor below a megabyte lies in the caches: the ratio then says
+little. The folder of the run holds ``cells.jsonl`` (one line for each finished cell),
+``overhead.json``, ``overhead.txt``.
 """
 
 from __future__ import annotations

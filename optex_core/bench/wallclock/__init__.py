@@ -1,9 +1,8 @@
-"""Real workers, gradients of 1 ms to 1 s: time to target against one worker, data parallel and the
-ideal, for every executor.
+"""Real workers: time to target against one worker, data parallel and the ideal.
 
-The ideal is the speed-up in rounds, as if workers, transport and the engine took no time. Gradients
-that compute are limited by this machine's cores; gradients that sleep are not. The folder of the
-run holds ``wallclock.json`` and ``wallclock.txt``.
+Gradients of 1 ms to 1 s, every executor. The ideal is the speed-up in rounds, as if workers,
+transport and the engine took no time. Gradients that compute are limited by this machine's cores;
+gradients that sleep are not. The folder of the run holds ``wallclock.json`` and ``wallclock.txt``.
 """
 
 from __future__ import annotations
