@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -21,25 +21,13 @@ Gradient = Callable[[np.ndarray, int], tuple[float, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem with one seed.
+    """One problem with one seed."""
 
-    Attributes
-    ----------
-    start : array, shape (d,)
-    shapes : dict of str to shape, or None
-        The tensors in x.
-    gradient : callable
-        ``gradient(x, t) -> (value, gradient)`` on the batch of step t.
-    value : callable
-        ``value(x)`` on all data.
-    settings : dict
-        Of `Shampoo`, where the shapes of this problem ask for others than its own.
-    """
-
-    start: np.ndarray
-    shapes: object
-    gradient: Gradient
-    value: Callable[[np.ndarray], float]
+    start: np.ndarray  # shape (d,)
+    shapes: object  # the tensors in x by name; None: a vector
+    gradient: Gradient  # on the batch of step t
+    value: Callable[[np.ndarray], float]  # on all data
+    #: Of `Shampoo`, where the shapes of this problem ask for others than its own.
     settings: Row = field(default_factory=dict)
 
 
@@ -183,24 +171,15 @@ def rosenbrock(seed: int) -> Task:
 
 #: name -> (title, steps, maker); those that are expected to gain first
 TASKS: dict[str, tuple[str, int, Callable[[int], Task]]] = {
-    "network": (
-        "network 64-128-64-10 on digits, batches of 256",
-        200,
-        lambda seed: network(seed, 256, (128, 64)),
-    ),
-    "network_full": (
-        "network 64-64-10 on digits, all data",
-        150,
-        lambda seed: network(seed, None, (64,)),
-    ),
+    "network": ("network 64-128-64-10 on digits, batches of 256", 200,
+                partial(network, batch=256, hidden=(128, 64))),
+    "network_full": ("network 64-64-10 on digits, all data", 150,
+                     partial(network, batch=None, hidden=(64,))),
     "factorisation": ("digits as a product of rank 12", 200, factorisation),
     "halves": ("lower half of digits from the upper, linear", 200, halves),
     "ill_conditioned": ("made regression 80 x 40, both sides correlated", 200, ill_conditioned),
     "completion": ("digits as a product of rank 12, from 70 % of the pixels", 200, completion),
-    "small_batches": (
-        "network 64-128-64-10 on digits, batches of 8",
-        200,
-        lambda seed: network(seed, 8, (128, 64)),
-    ),
+    "small_batches": ("network 64-128-64-10 on digits, batches of 8", 200,
+                      partial(network, batch=8, hidden=(128, 64))),
     "rosenbrock": ("Rosenbrock, 512 parameters, no matrices", 200, rosenbrock),
-}
+}  # fmt: skip
