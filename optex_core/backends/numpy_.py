@@ -86,13 +86,8 @@ class NumpyBackend(Backend):
 
     @_without_fp_warnings
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
-        if len(a) > MAX_DOT_UNTHREADED:
-            parts = _blocks(len(a), MAX_DOT_UNTHREADED)
-            return float(sum(_squared(a[s], b[s], _part(scale, s)) for s in parts))
-        difference = np.subtract(a, b, dtype=np.float64)
-        if scale is not None:
-            difference /= scale
-        return float(np.vdot(difference, difference))
+        parts = _blocks(len(a), MAX_DOT_UNTHREADED)
+        return float(sum(_squared(a[s], b[s], _part(scale, s)) for s in parts))
 
     def max_abs(self, x: Array) -> float:
         if not len(x):
@@ -121,8 +116,6 @@ class NumpyBackend(Backend):
         d, width = rows.shape[1], _width(rows)
         if len(new) * rows.size <= BLOCK_SIZE:  # all at once, as in `pair_products`
             return _squared(rows, rows[new][:, None], scale, inverse)
-        if d <= width:
-            return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
         total = np.zeros((len(new), len(rows)))
         for s in _blocks(d, width):
             part, over = rows[:, s], _part(scale, s)

@@ -6,9 +6,7 @@ Reductions keep one partial sum for each block, and `sum_partials` adds them in 
 Notes
 -----
 No array expressions and no calls between the files of kernels: a kernel then compiles in 0.2 to 0.4
-s for each dtype. Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s:
-`weighted_sum` 31 GB/s (17 with tiles of 2,048 columns and one row at a time), `squared_distances`
-28 to 31 (21 one row at a time). Prefetch instructions gained nothing.
+s for each dtype. Four rows at a time: at d = 1e6 `weighted_sum` reads 31 GB/s, 17 row by row.
 """
 
 from __future__ import annotations
