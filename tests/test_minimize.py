@@ -219,8 +219,10 @@ def test_call_k_of_the_callback_reports_theta_k(strategy, parallelism, workers):
     assert [r.fun for r in seen] == result.history.value[1:].tolist()
 
 
-@pytest.mark.parametrize("workers", [None, "threads"])
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+@pytest.mark.parametrize(
+    ("strategy", "workers"),
+    [(name, (None, "threads")[i % 2]) for i, name in enumerate(STRATEGY_NAMES)],
+)
 def test_a_callback_may_stop_the_run(strategy, workers):
     def stops(intermediate_result):
         if intermediate_result.nit == 3:
