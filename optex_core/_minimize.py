@@ -18,9 +18,9 @@ from optex_core.adapters.call_signature import takes_seed
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.optex import OptEx
 from optex_core.engine.settings import as_x0, value_consumers
+from optex_core.engine.state import FailedEvaluation
 from optex_core.errors import ArgumentError, CapabilityError, did_you_mean
 from optex_core.execution.factory import make_evaluator
 from optex_core.model.estimator import GradientEstimator

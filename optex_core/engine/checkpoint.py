@@ -15,7 +15,6 @@ import numpy as np
 
 from optex_core._validation import short_repr
 from optex_core.backends import get_backend
-from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.checkpoint_file import (
     STATE_KEYS,
     TREE_KEYS,
@@ -34,7 +33,7 @@ from optex_core.engine.settings_spec import (
     to_spec,
     with_defaults,
 )
-from optex_core.engine.state import EngineState
+from optex_core.engine.state import EngineState, FailedEvaluation
 from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import CheckpointError, ProtocolError

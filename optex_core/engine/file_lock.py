@@ -27,8 +27,7 @@ class FileLock:
     """Lock the run at `path`; a second lock on it is refused, in this process or another.
 
     The system lets go of it when the process ends, however that happens; a forked child does not
-    inherit it. `use` says in the message what the file is. CheckpointError also if no file can be
-    made there.
+    inherit it. `use` says in the message what the file is.
     """
 
     def __init__(self, path: str | os.PathLike[str], use: str = "checkpoint") -> None:

@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
-from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
     BoxConstraints,
@@ -35,21 +34,15 @@ from optex_core.engine.settings import (
     resolve_seed,
     value_consumers,
 )
-from optex_core.engine.state import EngineState, RoundState
+from optex_core.engine.state import EngineState, FailedEvaluation, RoundState
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import Trace
-from optex_core.engine.validation import (
-    as_gradient,
-    as_observations,
-    as_value,
-    nonfinite_reason,
-)
+from optex_core.engine.validation import as_gradient, as_observations, as_value, nonfinite_reason
 from optex_core.errors import (
     ArgumentError,
     ArgumentTypeError,
     CapabilityError,
-    CheckpointError,
     ProtocolError,
     message_of,
 )
@@ -72,9 +65,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _locked(
-    method: Callable[Concatenate[OptEx, P], T],
-) -> Callable[Concatenate[OptEx, P], T]:
+def _locked(method: Callable[Concatenate[OptEx, P], T]) -> Callable[Concatenate[OptEx, P], T]:
     """Run the method under the engine's lock: results may be told from done-callbacks."""
 
     @functools.wraps(method)
@@ -427,10 +418,7 @@ class OptEx:
         """The result so far, at any moment."""
         from optex_core.engine.result import make_result  # loads scipy.optimize: 0.5 s
 
-        machine = self.machine
-        return make_result(
-            machine.settings, machine.state, machine.trace, machine.failures, machine.backend
-        )
+        return make_result(self.machine)
 
     @_locked
     def note_time(self, seconds: float, overhead: float) -> None:
@@ -466,9 +454,6 @@ class OptEx:
         header, arrays = checkpoint_file.read_checkpoint(path)
         given = {"optimizer": optimizer, "strategy": strategy, "estimator": estimator}
         arguments = checkpoint.engine_arguments(header, arrays, given, criteria)
-        try:
-            engine = cls(**arguments)
-        except MemoryError as error:
-            raise CheckpointError(f"{path} needs more memory than there is ({error})") from error
+        engine = cls(**arguments)
         checkpoint.restore(engine.machine, header, arrays, str(path))
         return engine

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
-from optex_core.backends.base import Backend
-from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.diagnosis import diagnose
+from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import Settings
-from optex_core.engine.state import EngineState
+from optex_core.engine.state import EngineState, FailedEvaluation
 from optex_core.engine.status import Status
-from optex_core.engine.stopping import status_of
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import squares_overflow
 from optex_core.types import Array
@@ -95,41 +93,33 @@ class Result(RunResult):
     """
 
 
-def make_result(
-    settings: Settings,
-    state: EngineState,
-    trace: Trace,
-    failures: Sequence[FailedEvaluation],
-    backend: Backend,
-) -> Result:
+def make_result(machine: RoundMachine) -> Result:
     """The result of a run as it stands; arrays are copies."""
-    s, dtype = state, state.x.dtype
-    status = status_of(s.reasons) if s.finished else Status.RUNNING
+    s, settings, copy_in = machine.state, machine.settings, machine.backend.copy_in
+    dtype, status = s.x.dtype, machine.status
     x, value, gradient = s.x, s.value, s.gradient
     if s.best_x is not None and _returns_best(settings, s):
         x, value, gradient = s.best_x, s.best_value, s.best_gradient
     if gradient is None:
-        jac = backend.zeros(len(s.x), dtype) + math.nan
-    else:
-        jac = backend.copy_in(gradient, dtype)
+        gradient = machine.backend.zeros(len(s.x), dtype) + math.nan
     return Result(
-        x=backend.copy_in(x, dtype),
+        x=copy_in(x, dtype),
         fun=float(value),
-        jac=jac,
+        jac=copy_in(gradient, dtype),
         nit=s.nit,
         nfev=s.nfev,
         njev=s.njev,
         success=status.success,
         status=status,
-        message=_message(status, state, failures, backend, diagnose(settings, state, trace)),
-        best_x=backend.copy_in(s.x if s.best_x is None else s.best_x, dtype),
+        message=_message(machine, status),
+        best_x=copy_in(s.x if s.best_x is None else s.best_x, dtype),
         best_fun=float(s.best_value) if math.isfinite(s.best_value) else math.nan,
         nsteps=s.nsteps,
         seed=settings.seed,
         deterministic=s.deterministic,
         stop=dict(s.reasons) if s.finished else {},
-        history=trace.snapshot(),
-        failures=list(failures),
+        history=machine.trace.snapshot(),
+        failures=list(machine.failures),
     )
 
 
@@ -141,13 +131,9 @@ def _returns_best(settings: Settings, state: EngineState) -> bool:
     return not s.value <= s.best_value and settings.strategy.returns_best(s.strategy_state)
 
 
-def _message(
-    status: Status,
-    state: EngineState,
-    failures: Sequence[FailedEvaluation],
-    backend: Backend,
-    advice: str,
-) -> str:
+def _message(machine: RoundMachine, status: Status) -> str:
+    state, failures, backend = machine.state, machine.failures, machine.backend
+    advice = diagnose(machine.settings, state, machine.trace)
     if status in (Status.DIVERGED, Status.FAILED):
         last = failure_at_iterate(state, failures)
         if last is not None:

@@ -21,18 +21,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from optex_core.backends.base import Backend
-from optex_core.engine.candidates import (
+from optex_core.engine.settings import BoxConstraints, Settings
+from optex_core.engine.state import (
+    EngineState,
     FailedEvaluation,
+    RoundState,
     candidate_seed,
     find_candidate,
-    first_id,
 )
-from optex_core.engine.settings import BoxConstraints, Settings
-from optex_core.engine.state import EngineState, RoundState, merge_rows
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of
 from optex_core.engine.surrogate import Surrogate
@@ -150,14 +151,19 @@ class RoundMachine:
         """The candidate at `x` in slot `slot` of this iteration."""
         settings, nit = self.settings, self.state.nit
         seed = partial(candidate_seed, settings.seed, nit, slot)
-        id_ = first_id(settings, nit) + slot
+        id_ = self._first_id() + slot
         return Candidate(id_, self.backend.read_only(x), seed, nit, slot)
+
+    def _first_id(self) -> int:
+        """The id of slot 0 in this iteration."""
+        strategy = self.settings.strategy
+        return self.state.nit * (self.settings.parallelism + int(strategy.reuses_observations))
 
     # -- observations -----------------------------------------------------------------------------
 
     def find_candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The pending candidate called `id`; its place in the open round, None for a late one."""
-        first = first_id(self.settings, self.state.nit) + self.state.first_slot
+        first = self._first_id() + self.state.first_slot
         return find_candidate(id, self.round, self.late, first)
 
     def observe(self, index: int, observed: Observation | None, seconds: float | None) -> None:
@@ -288,12 +294,17 @@ class RoundMachine:
             self.end_run({Status.STALLED.key: True})
 
     def _merged_row(self) -> IterationRecord:
-        """The row of the iteration, which may have taken several asks."""
-        row = merge_rows(self.rows)
-        if len(self.rows) > 1:
-            assert self.state.iteration_start is not None
-            row.step_norm = self._distance(self.state.x, self.state.iteration_start)
-        return row
+        """The row of the iteration: of several asks the first values and the sums of counts."""
+        rows, start = self.rows, self.state.iteration_start
+        if len(rows) == 1 or start is None:
+            return rows[0]
+        return replace(
+            rows[0],
+            evaluations=sum(r.evaluations for r in rows),
+            accepted=sum(r.accepted for r in rows),
+            slowest=sum(r.slowest for r in rows),
+            step_norm=self._distance(self.state.x, start),
+        )
 
     def end_iteration(self, moved: bool = True) -> None:
         """End the iteration: the row of the trace, and the criteria that read the step.

@@ -158,17 +158,18 @@ def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
         low, high = bounds.lb, bounds.ub
     else:
         try:
-            pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
+            pairs = list(bounds)
+            low = [-np.inf if a is None else a for a, _ in pairs]
+            high = [np.inf if b is None else b for _, b in pairs]
         except (TypeError, ValueError) as error:
             raise ArgumentTypeError(
                 f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got "
                 f"{short_repr(bounds)}"
             ) from error
-        if len(pairs) != d:
+        if len(low) != d:
             raise ArgumentError(
-                f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}"
+                f"bounds must be {d} pairs (low, high), one for each parameter, got {len(low)}"
             )
-        low, high = [p[0] for p in pairs], [p[1] for p in pairs]
     try:
         low, high = (np.broadcast_to(reals(side), (d,)) for side in (low, high))
     except (TypeError, ValueError) as error:

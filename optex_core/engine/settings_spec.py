@@ -146,20 +146,17 @@ def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
     try:
         if "float" in spec:
             return float(spec["float"])
-        family, name, fields = spec["family"], spec["name"], dict(spec["fields"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the saved run has a damaged {what} ({error!r})") from error
-    try:
-        kind = registries[family][name]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the saved run uses the {family} {name!r}, which is not registered here; import its"
-            " module first"
-        ) from error
-    arguments = {name: from_spec(value, what, registries) for name, value in fields.items()}
-    try:
-        return kind(**arguments)
-    except (TypeError, ValueError, OverflowError) as error:
+        family, name = spec["family"], spec["name"]
+        if name not in registries[family]:
+            raise CheckpointError(
+                f"the saved run uses the {family} {name!r}, which is not registered here; import"
+                " its module first"
+            )
+        fields = {key: from_spec(one, what, registries) for key, one in spec["fields"].items()}
+        return registries[family][name](**fields)
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"the saved run has a {what} that cannot be made here ({error}); pass {what}= again"
         ) from error

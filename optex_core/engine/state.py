@@ -1,13 +1,16 @@
-"""State of a run as records of arrays and numbers: what a checkpoint dumps."""
+"""State of a run as records of arrays and numbers, and the candidates of its open round."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from optex_core.engine.trace import IterationRecord
+import numpy as np
+
+from optex_core._validation import short_repr
+from optex_core.errors import ProtocolError
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.model.subspace import Vector
 from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
@@ -19,6 +22,31 @@ if TYPE_CHECKING:
 #: Predictions of at least this size are compared with their gradient, and freed, as soon as it is
 #: told; smaller ones are compared together when the round closes.
 EAGER_RELEASE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvaluation:
+    """One evaluation that gave no usable gradient."""
+
+    id: int
+    iteration: int
+    slot: int
+    seed: int
+    x: Array  # shape (d,): where
+    message: str  # one sentence
+    error: BaseException | None = None  # None if the numbers were not finite
+    traceback: str = ""  # as text, "" if there was none
+    attempt: int = 0
+    value: float = math.nan  # where it is known although the gradient failed
+
+
+def candidate_seed(run: int, iteration: int, slot: int) -> int:
+    """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
+
+    Every generator, file and external program takes 32 bits, and two evaluations that share a seed
+    differ in their point.
+    """
+    return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 
 
 @dataclass(slots=True)
@@ -71,11 +99,7 @@ class RoundState:
         return [*strategy.filter_observations(self.observations[:end]), *self.observations[end:]]
 
     def observe(
-        self,
-        slot: int,
-        observed: Observation | None,
-        seconds: float | None,
-        space: PredictionSpace,
+        self, slot: int, observed: Observation | None, seconds: float | None, space: PredictionSpace
     ) -> None:
         """Take one evaluation."""
         self.observations[slot], self.done[slot] = observed, True
@@ -165,16 +189,31 @@ class EngineState:
     reasons: dict[str, float] = field(default_factory=dict)
 
 
-def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:
-    """One row for an iteration of several asks: values of the first, sums of the counts.
+def find_candidate(
+    id: object, r: RoundState | None, late: Mapping[int, Candidate], first: int
+) -> tuple[Candidate, int | None]:  # noqa: A002
+    """The candidate called `id` and its place in the open round `r`, None for one of the `late`.
 
-    The length of the step is the caller's to add.
+    `first` is the id of theta_t: smaller ones are of earlier rounds. ProtocolError if `id` is no
+    id, is told already, or was never asked.
     """
-    if len(rows) == 1:
-        return rows[0]
-    return replace(
-        rows[0],
-        evaluations=sum(r.evaluations for r in rows),
-        accepted=sum(r.accepted for r in rows),
-        slowest=sum(r.slowest for r in rows),
+    if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
+        raise ProtocolError(
+            f"id must be the integer Candidate.id, got {short_repr(id)}; nothing was changed"
+        )
+    i = -1 if r is None else int(id) - r.candidates[0].id  # numbered one after the other
+    asked = r is not None and 0 <= i < len(r.candidates)
+    if r is not None and asked and not r.done[i]:
+        return r.candidates[i], i
+    if id in late:
+        return late[int(id)], None
+    if asked or 0 <= id < first:
+        raise ProtocolError(
+            f"the candidate with id {id} has been told already, or was never asked; "
+            f"nothing was changed"
+        )
+    ids = [] if r is None else [str(c.id) for c in r.pending]
+    pending = ", ".join(ids) or "none; call ask() first"
+    raise ProtocolError(
+        f"no candidate has the id {short_repr(id)}; pending: {pending}; nothing was changed"
     )

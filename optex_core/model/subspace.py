@@ -38,18 +38,14 @@ COINCIDENT_RTOL = 1e-12
 
 
 @final
+@dataclass(slots=True, eq=False)
 class SubspaceVector:
-    """A vector of shape (d,) as coefficients `c` over the basis at `epoch`.
+    """A vector of shape (d,) as coefficients over a `SubspaceBasis`."""
 
-    `array` is the vector itself once it was made, `row_products` what `SubspaceBasis.row_products`
-    found for it.
-    """
-
-    __slots__ = ("array", "c", "epoch", "row_products")
-
-    def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
-        self.c, self.epoch, self.array = c, epoch, array
-        self.row_products: tuple[int, float, np.ndarray] | None = None
+    c: np.ndarray
+    epoch: int  # of the basis
+    array: Array | None = None  # the vector itself once it was made
+    row_products: tuple[int, float, np.ndarray] | None = None  # as `SubspaceBasis.row_products`
 
 
 #: A predicted point or gradient: an array, or coefficients.

@@ -8,9 +8,8 @@
 ``run.npz.lock``              held while the run goes on: a second driver is refused
 ============================  ======================================================================
 
-A process that is killed at any instant loses no gradient that has arrived. A save that is damaged
-later is named, moved to ``run.npz.damaged``, and the run goes on from the one before it. At the end
-of a run the journal of the last save, being empty, and the lock are removed.
+A save that is damaged is named, moved to ``run.npz.damaged``, and the run goes on from the one
+before it. At the end of a run the journal of the last save, being empty, and the lock are removed.
 """
 
 from __future__ import annotations
@@ -54,11 +53,7 @@ class CheckpointManager:
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        save_interval: Any = None,
-        *,
-        resume: bool = False,
+        self, path: str | os.PathLike[str], save_interval: Any = None, *, resume: bool = False
     ) -> None:
         if isinstance(save_interval, float):
             positive("checkpoint_every", save_interval)
@@ -155,10 +150,7 @@ class CheckpointManager:
         journal.reserve(number * (self._gradient_bytes + RECORD_RESERVE_BYTES))
 
     def apply(
-        self,
-        record: Record,
-        gradient: Array | None = None,
-        error: BaseException | None = None,
+        self, record: Record, gradient: Array | None = None, error: BaseException | None = None
     ) -> None:
         """Write a record down and apply it to the engine.
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from optex_core._validation import is_true
-from optex_core.engine.candidates import FailedEvaluation
 from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
-from optex_core.engine.state import RoundState
+from optex_core.engine.state import FailedEvaluation, RoundState
 from optex_core.engine.status import Status
 from optex_core.errors import (
     CheckpointError,
@@ -263,9 +262,9 @@ class EvaluationLoop:
             return describe(result.error)
         if self.policy.on_error in ("raise", "drop"):
             return ""
-        if result.value is not None and not math.isfinite(result.value):
-            return f"the value is {result.value}"
-        g = result.gradient
+        value, g = result.value, result.gradient
+        if value is not None and not math.isfinite(value):
+            return f"the value is {value}"
         finite = g is not None and self.engine.backend.all_finite(g)
         return "" if finite else "the gradient is not finite"
 

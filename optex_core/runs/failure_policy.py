@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optex_core._validation import callable_, integer, nonnegative, one_of, positive, short_repr
-from optex_core.engine.candidates import FailedEvaluation
+from optex_core.engine.state import FailedEvaluation
 from optex_core.errors import ArgumentError, CapabilityError
 from optex_core.execution.base import Evaluator
 

@@ -111,10 +111,7 @@ def find_pending(engine: OptEx, id_: int | None) -> Candidate | None:
 
 
 def apply_record(
-    engine: OptEx,
-    record: Record,
-    gradient: Array | None = None,
-    error: BaseException | None = None,
+    engine: OptEx, record: Record, gradient: Array | None = None, error: BaseException | None = None
 ) -> None:
     """Do what `record` says with the gradient or error of its evaluation.
 

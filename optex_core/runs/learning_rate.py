@@ -145,11 +145,8 @@ def suggest_learning_rate(
     if not trials[best].value < value:
         logger.warning(
             "suggest_learning_rate: at no rate did the value fall below %.6g in %d steps; the "
-            "suggestion %.3g is the least bad",
-            value,
-            STEPS,
-            rate,
-        )
+            "suggestion %.3g is the least bad", value, STEPS, rate,
+        )  # fmt: skip
     return rate
 
 

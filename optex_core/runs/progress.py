@@ -103,10 +103,8 @@ class Progress:
             return
         self._last_update = time.perf_counter()
         text = self._format(result, self._last_update - self._started_at)
-        if self._bar is not None:
-            self._write(lambda: self._bar.set_description_str(text))
-        else:
-            self._write(lambda: _write_line(text))
+        write = _write_line if self._bar is None else self._bar.set_description_str
+        self._write(lambda: write(text))
 
     def _write(self, show: Callable[[], object]) -> None:
         """Call what writes to standard error; one that cannot be written ends no run.

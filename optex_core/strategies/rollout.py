@@ -309,20 +309,16 @@ class FusedRollout(Rollout):
 
 
 @final
+@dataclass(frozen=True, slots=True)
 class ArraySpace:
     """Predicted points, gradients and optimizer states as arrays, and what is done with them;
     `scale`, shape (d,), are the units of the parameters.
     """
 
-    def __init__(
-        self,
-        optimizer: OptimizerOnBackend,
-        backend: Backend,
-        history: History | None = None,
-        scale: Array | None = None,
-    ) -> None:
-        self.optimizer, self.backend = optimizer, backend
-        self._history, self._scale = history, scale
+    optimizer: OptimizerOnBackend
+    backend: Backend
+    history: History | None = None
+    scale: Array | None = None
 
     def estimate(self, posterior: Posterior, x: Any) -> Vector:
         """mu(x)."""
@@ -359,8 +355,8 @@ class ArraySpace:
 
     def prefetch_distances(self, x: Any) -> None:
         """Compute the distances of `x`, from which steps will be predicted, with those of rows."""
-        if self._history is not None:
-            self._history.prefetch_distances(x)
+        if self.history is not None:
+            self.history.prefetch_distances(x)
 
     def is_finite(self, x: Any) -> bool:
         """True if every entry of the point is a finite number."""
@@ -368,12 +364,12 @@ class ArraySpace:
 
     def squared_norm(self, g: Any) -> float:
         """|scale g|^2."""
-        scaled = g if self._scale is None else g * self._scale
+        scaled = g if self.scale is None else g * self.scale
         return self.backend.dot(scaled, scaled)
 
     def distance(self, a: Any, b: Any) -> float:
         """|(a - b) / scale|; nan where it can no longer be known."""
-        return math.sqrt(self.backend.squared_distance(a, b, self._scale))
+        return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
     def average(self, gradients: Sequence[Array]) -> Array:
         """The mean of observed gradients."""

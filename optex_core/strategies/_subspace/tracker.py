@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -14,16 +15,13 @@ from optex_core.types import Array
 
 
 @final
+@dataclass(slots=True, eq=False)
 class SubspaceState:
-    """An optimizer state whose vectors are coefficients over the basis at `epoch`.
+    """An optimizer state whose vectors are coefficients over the basis at `epoch`."""
 
-    `array_state` is the state itself once it was made.
-    """
-
-    __slots__ = ("array_state", "epoch", "tree")
-
-    def __init__(self, tree: object, epoch: int, array_state: object = None) -> None:
-        self.tree, self.epoch, self.array_state = tree, epoch, array_state
+    tree: object
+    epoch: int
+    array_state: object = None  # the state itself once it was made
 
 
 def _is_vector(leaf: object) -> bool:
