@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optex_core._minimize import minimize, scipy_method
     from optex_core.engine.optex import OptEx
     from optex_core.engine.result import Result
-    from optex_core.engine.status import Status
+    from optex_core.engine.stopping import Status
     from optex_core.errors import (
         ArgumentError,
         ArgumentTypeError,
@@ -69,7 +69,7 @@ _EXPORTS = {
     "_minimize": "minimize scipy_method",
     "engine.optex": "OptEx",
     "engine.result": "Result",
-    "engine.status": "Status",
+    "engine.stopping": "Status",
     "errors": "ArgumentError ArgumentTypeError BackendError CapabilityError CheckpointError "
     "EvaluationError MissingExtraError ObjectiveError OptexError ProtocolError",
     "execution.workers.root_pool": "RootPool",

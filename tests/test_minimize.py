@@ -14,7 +14,7 @@ from scipy import optimize
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import CapabilityError, EvaluationError
 
 # -- the plain use ---------------------------------------------------------------------------------

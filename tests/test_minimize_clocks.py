@@ -17,7 +17,7 @@ from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.engine import checkpoint_file
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import CapabilityError, EvaluationError
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.workers.evaluation_workers import Workers

@@ -9,7 +9,7 @@ from minimizing import X0, Counting, MeshError, at, minimize, value
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import EvaluationError, ObjectiveError
 
 

@@ -16,7 +16,7 @@ from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row, as_json
 from optex_core.bench._tables import first_hit
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import EvaluationError
 

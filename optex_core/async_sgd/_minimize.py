@@ -30,10 +30,10 @@ from optex_core.async_sgd.resume import open_master
 from optex_core.async_sgd.worker import Rate, Worker
 from optex_core.async_sgd.worker_loop import LoopReport, LoopSettings, WorkerLoop
 from optex_core.engine.settings_spec import to_spec
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.errors import ArgumentError, CapabilityError, EvaluationError, describe
-from optex_core.runs.callbacks import attach_result, with_keyword_result
+from optex_core.runs.failure_policy import attach_result, with_keyword_result
 from optex_core.runs.progress import Progress
 from optex_core.types import Array
 

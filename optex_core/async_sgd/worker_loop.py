@@ -12,10 +12,10 @@ from optex_core._validation import callable_, integer, is_true, one_of, positive
 from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import BurstContext, BurstResult, BurstStatus, Pull, Push, Receipt
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError, describe
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
-from optex_core.runs.callbacks import with_keyword_result
+from optex_core.runs.failure_policy import with_keyword_result
 from optex_core.types import Array
 
 logger = logging.getLogger("optex_core")

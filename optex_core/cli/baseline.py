@@ -17,7 +17,7 @@ from optex_core.adapters.objective import make_objective
 from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._tables import columns, first_hit, short
 from optex_core.cli.problem_source import ProblemSource
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.engine.trace import Trace
 from optex_core.optimizers.lbfgs import LBFGS
 from optex_core.types import Context, FirstOrderOptimizer

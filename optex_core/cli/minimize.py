@@ -22,8 +22,7 @@ from optex_core.cli.baseline import BaselineRow, baselines, common_value, compar
 from optex_core.cli.optimizer_text import read_optimizer
 from optex_core.cli.problem_source import ProblemSource, get_problem_source, program_source
 from optex_core.cli.run_folder import PICTURE, Run, draw_run, folder_for, new_folder, save_run
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import DEFAULT_MAXITER
+from optex_core.engine.stopping import DEFAULT_MAXITER, Status
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS
 from optex_core.optimizers.lbfgs import LBFGS

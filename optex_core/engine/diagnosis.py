@@ -14,8 +14,7 @@ import numpy as np
 
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import status_of
+from optex_core.engine.stopping import Status, status_of
 from optex_core.engine.trace import Trace
 from optex_core.optimizers.base import Optimizer
 from optex_core.strategies.trust_window import MAX_WINDOW_PER_SLOT
@@ -25,7 +24,6 @@ MIN_ITERATIONS = 10
 #: Rounds of the last three quarters whose windows were accepted at their cap, and the share of the
 #: drop in the last half: at good rates at most 0.01 beside windows that long.
 AT_CAP, STILL_FALLING = 0.95, 0.05
-
 
 _LIMITS = (Status.MAXITER, Status.MAX_EVALS, Status.MAX_TIME)
 

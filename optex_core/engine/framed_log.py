@@ -67,8 +67,8 @@ class FramedLog:
     ) -> FramedLog:
         """Create a log in place of any file of that name, which stays until the new one is whole.
 
-        `header` (JSON) and `arrays` are the first frame: what the records belong to. Seconds
-        between two waits for the disk: 0.0 waits at every record, None at `close` alone.
+        `header` and `arrays` are the first frame. `sync_interval` are the seconds between two waits
+        for the disk: 0.0 waits at every record, None at `close` alone.
         """
         path = Path(path)
         temporary = path.with_name(f".{path.name}.log.tmp")
@@ -231,12 +231,6 @@ class FramedLogReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> FramedLogReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[tuple[Record, bytes]]:
         while (frame := self._next()) is not None:

@@ -35,8 +35,7 @@ from optex_core.engine.settings import (
     value_consumers,
 )
 from optex_core.engine.state import EngineState, FailedEvaluation, RoundState
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import Criteria
+from optex_core.engine.stopping import Criteria, Status
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import as_gradient, as_observations, as_value, nonfinite_reason
 from optex_core.errors import (
@@ -100,8 +99,7 @@ class OptEx:
     x_scale : float or array_like, shape (d,), optional
         Units of the parameters: distances are taken in x / x_scale.
     maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
-        When to stop; see `optex_core.engine.stopping.Criteria`. Without gtol, ftol, xtol and
-        target: gtol = 1e-6. Without maxiter, max_time and max_evals: maxiter = 1000.
+        When to stop; see `optex_core.engine.stopping.Criteria`, and its defaults.
     rng : int, Generator or None, default None
         The run's seed; None draws one, which `result().seed` tells.
     tag : str, optional

@@ -14,7 +14,7 @@ from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState, FailedEvaluation
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import squares_overflow
 from optex_core.types import Array
@@ -61,10 +61,8 @@ class Result(RunResult):
     x : array, shape (d,), dtype of x0
         The last iterate. At the end of a run with `auto`, N > 1 and values that repeat: the best
         evaluated point, unless gtol was reached.
-    fun : float
-        The value at `x`; nan where it is not known.
-    jac : array, shape (d,), dtype of x0
-        The gradient at `x`; nan where it is not known.
+    fun, jac : float and array, shape (d,), dtype of x0
+        The value and the gradient at `x`; nan where they are not known.
     nit : int
         Iterations: how often theta advanced.
     nfev, njev : int
@@ -75,8 +73,7 @@ class Result(RunResult):
         An integer with a name; see `optex_core.Status`.
     message : str
         One sentence, and a second where the learning rate looks too high or too low.
-    best_x : array, shape (d,)
-    best_fun : float
+    best_x, best_fun : array, shape (d,), and float
         The best point evaluated; `x` and nan where no values were told.
     nsteps : int
         Optimizer steps taken: what schedules count.
@@ -88,8 +85,7 @@ class Result(RunResult):
         The settings that ended the run, with their values.
     history : Trace
         Arrays per iteration; ``history.plot()``.
-    failures : list of Failure
-        Every failed evaluation, with its point and traceback.
+    failures : list of FailedEvaluation
     """
 
 

@@ -34,8 +34,7 @@ from optex_core.engine.state import (
     candidate_seed,
     find_candidate,
 )
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import status_of
+from optex_core.engine.stopping import Status, status_of
 from optex_core.engine.surrogate import Surrogate
 from optex_core.engine.trace import IterationRecord, Trace
 from optex_core.engine.validation import squares_overflow
@@ -307,10 +306,8 @@ class RoundMachine:
         )
 
     def end_iteration(self, moved: bool = True) -> None:
-        """End the iteration: the row of the trace, and the criteria that read the step.
-
-        Criteria of change, xtol and ftol, are not read where theta has not `moved`: a round that
-        found nothing lower is no convergence.
+        """End the iteration: the row of the trace, and the criteria that read the step; where theta
+        has not `moved`, a round that found nothing lower is no convergence.
         """
         s, backend, criteria = self.state, self.backend, self.settings.criteria
         row = self._merged_row()
@@ -327,9 +324,8 @@ class RoundMachine:
             s.ends_at_iterate = True
 
     def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
-        """The row of the round as it stands.
-
-        With `alone` of theta_t only, since the workers decide which others have been told.
+        """The row of the round as it stands, with `alone` of theta_t only: the workers decide which
+        others have been told.
         """
         s = self.state
         return IterationRecord(

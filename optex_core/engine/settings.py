@@ -63,11 +63,6 @@ class BoxConstraints:
         return self.backend.max_abs(g if self.low is None else x - self.project(x - g))
 
 
-#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has
-#: three entries.
-_DIMS_KEY = (0, 0, 1)
-
-
 def make_history(settings: Settings, d: int, dtype: np.dtype, backend: Backend) -> History:
     """An empty history as these settings want it, for `d` parameters; ArgumentError where it does
     not fit into memory.
@@ -75,7 +70,8 @@ def make_history(settings: Settings, d: int, dtype: np.dtype, backend: Backend) 
     e = settings.estimator
     dims = None
     if e.kernel_dims is not None:
-        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
+        # A stream of its own: no (iteration, slot) of an evaluation has three entries.
+        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(0, 0, 1)))
         dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
     assert e.history is not None
     if e.history > MAX_ROWS_UNTHREADED:

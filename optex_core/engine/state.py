@@ -19,10 +19,6 @@ from optex_core.types import Array, Candidate
 if TYPE_CHECKING:
     from optex_core.strategies.rollout import PredictionSpace
 
-#: Predictions of at least this size are compared with their gradient, and freed, as soon as it is
-#: told; smaller ones are compared together when the round closes.
-EAGER_RELEASE_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class FailedEvaluation:
@@ -41,10 +37,8 @@ class FailedEvaluation:
 
 
 def candidate_seed(run: int, iteration: int, slot: int) -> int:
-    """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
-
-    Every generator, file and external program takes 32 bits, and two evaluations that share a seed
-    differ in their point.
+    """The seed of a candidate: 32 bits, which every generator and program takes, of
+    SeedSequence(run, spawn_key=(iteration, slot)).
     """
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 
@@ -106,16 +100,13 @@ class RoundState:
         self.evaluations += 1
         if seconds is not None:
             self.seconds = seconds if math.isnan(self.seconds) else max(seconds, self.seconds)
-        # Coefficients have no bytes, and wait too.
-        predicted = self.predictions[slot] if slot < len(self.predictions) else None
-        if getattr(predicted, "nbytes", 0) >= EAGER_RELEASE_BYTES:
+        # Coefficients wait for those of the gradient, which are known when it is a row.
+        if slot < len(self.predictions) and hasattr(self.predictions[slot], "nbytes"):
             self._compare(slot, space)
 
     def release_gradients(self, kept: Observations, selected: int | None) -> Observations:
-        """Drop the gradients of all slots but `selected` (None: of none), which are rows now.
-
-        Three of 17 vectors that a round with Adam and N = 5 has beside the history when
-        theta_{t+1} is made.
+        """Drop the gradients of all slots but `selected` (None: of none), which are rows now: 3 of
+        17 vectors that a round with Adam and N = 5 has beside the history.
         """
         if selected is None:
             return kept
@@ -124,8 +115,7 @@ class RoundState:
         return list(self.observations) if all_kept else _without_gradients(kept, selected)
 
     def prediction_error(self, space: PredictionSpace, alone: bool) -> float:
-        """Mean of |mean - gradient| / |gradient| over the predicted slots, of the first if `alone`.
-
+        """Mean of |mean - gradient| / |gradient| over the predicted slots, or of the first `alone`;
         nan where nothing was predicted.
         """
         slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
@@ -192,10 +182,8 @@ class EngineState:
 def find_candidate(
     id: object, r: RoundState | None, late: Mapping[int, Candidate], first: int
 ) -> tuple[Candidate, int | None]:  # noqa: A002
-    """The candidate called `id` and its place in the open round `r`, None for one of the `late`.
-
-    `first` is the id of theta_t: smaller ones are of earlier rounds. ProtocolError if `id` is no
-    id, is told already, or was never asked.
+    """The candidate called `id` and its place in the open round `r`, None for one of the `late`;
+    ids below `first`, that of theta_t, are of earlier rounds.
     """
     if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
         raise ProtocolError(

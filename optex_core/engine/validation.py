@@ -100,9 +100,6 @@ def nonfinite_reason(observed: Observation, valued: bool, backend: Backend) -> s
 
 
 def squares_overflow(gradient: Array, backend: Backend) -> bool:
-    """True if the square of an entry is beyond the numbers of the gradient's dtype.
-
-    Optimizers that divide by a root of squares (Adam, Adagrad) then stand still.
-    """
+    """True if the square of an entry is beyond the numbers of the gradient's dtype."""
     largest = backend.max_abs(gradient)
     return largest * largest > float(np.finfo(gradient.dtype).max)

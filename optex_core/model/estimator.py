@@ -78,8 +78,8 @@ class GradientEstimator:
 
     References
     ----------
-    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427; Rasmussen, Williams, Gaussian
-    Processes for Machine Learning, 2006, section 2.7 (fitted means).
+    arXiv 2402.11427; Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, section
+    2.7 (fitted means).
     """
 
     kernel: str | Kernel = "matern52"

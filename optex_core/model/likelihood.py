@@ -83,10 +83,8 @@ def median_distance(S: np.ndarray) -> float:
 
 
 def secant_curvature(pairs: PairMatrices) -> float:
-    """The largest |dg|^2 / (dg . dtheta) over consecutive rows; 0 if none curves upwards.
-
-    Secants count only with dg.dtheta > 1e-12 |dg||dtheta|: an absolute bound would break invariance
-    to units.
+    """The largest |dg|^2 / (dg . dtheta) over consecutive rows with dg.dtheta > 1e-12 |dg||dtheta|;
+    0 if none curves upwards.
     """
     i, j = pairs.order[:-1], pairs.order[1:]
     E, M, D = pairs.E[i, j], pairs.M[i, j], pairs.D[i, j]

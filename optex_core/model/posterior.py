@@ -73,11 +73,6 @@ class Posterior:
         s = self._distances(x)
         return self._std(self.weights_at(s), s)
 
-    def variance_factor(self, x: Array) -> float:
-        """v(x): the variance of the noise-free gradient in units of the amplitude."""
-        s = self._distances(x)
-        return 0.0 if self.system is None else self.system.variance(s, self.weights_at(s))
-
     def weights(self, x: Array) -> np.ndarray:
         """The weights w, shape (n,), at `x`, shape (d,)."""
         return self.weights_at(self._distances(x))

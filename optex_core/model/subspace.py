@@ -45,7 +45,6 @@ class SubspaceVector:
     c: np.ndarray
     epoch: int  # of the basis
     array: Array | None = None  # the vector itself once it was made
-    row_products: tuple[int, float, np.ndarray] | None = None  # as `SubspaceBasis.row_products`
 
 
 #: A predicted point or gradient: an array, or coefficients.
@@ -423,19 +422,11 @@ class SubspaceBasis:
             )
         return self._metric
 
-    def row_products(self, p: SubspaceVector) -> tuple[float, np.ndarray] | None:
-        """As `GramMetric.row_products`; None if `p` is of another basis."""
-        c = self.to_current_basis(p)
-        if c is None:
-            return None
-        if p.row_products is None or p.row_products[0] != self.epoch:
-            p.row_products = self.epoch, *self.metric.row_products(c)
-        return p.row_products[1:]
-
     def is_finite(self, p: SubspaceVector) -> bool:
         """True if every entry of the point is a finite number."""
-        found = self.row_products(p)  # a coefficient that is not finite leaves no finite length
-        return found is not None and math.sqrt(max(found[0], 0.0)) < self.finite_limit
+        c = self.to_current_basis(p)  # a coefficient that is not finite leaves no finite length
+        length = math.nan if c is None else self.metric.row_products(c)[0]
+        return math.sqrt(max(length, 0.0)) < self.finite_limit
 
     def squared_norm(self, c: np.ndarray | None) -> float:
         """|sum_k c_k basis_k|^2; nan for None."""
@@ -443,11 +434,11 @@ class SubspaceBasis:
 
     def distances(self, p: SubspaceVector) -> np.ndarray:
         """Squared distances to the rows in ring order, shape (n,); `p` is of this basis."""
-        h, found = self.history, self.row_products(p)
-        assert found is not None
+        h, c = self.history, self.to_current_basis(p)
+        assert c is not None
         if h.dims is not None:
-            return h.distances_on_dims(self._on_dims(p.c))
-        return self.metric.distances(*found)
+            return h.distances_on_dims(self._on_dims(c))
+        return self.metric.distances(*self.metric.row_products(c))
 
     def _on_dims(self, c: np.ndarray) -> Array:
         """The point `c` on the coordinates of the kernel, shape (k,)."""

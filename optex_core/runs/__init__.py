@@ -6,7 +6,6 @@ as failed; one that is lost with its worker is submitted again and counts as no 
 
 Files. Every call of the engine is written to a journal before it is made, every save is written
 whole and then renamed (`checkpoint_manager`). Killed at any instant, a continued run evaluates no
-gradient again that had arrived, and has the bits of one that was not interrupted. What the journal
-or a save holds is used only where checksums, shapes and settings agree; else the save before it is
-used and the damaged file kept and named (`recovery`). One driver at a time: a second is refused.
+gradient again that had arrived, and has the bits of one that was not interrupted. What is damaged
+is kept and named, and the save before it used (`recovery`). One driver at a time.
 """

@@ -13,7 +13,7 @@ from optex_core._validation import is_true
 from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
 from optex_core.engine.state import FailedEvaluation, RoundState
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import (
     CheckpointError,
     EvaluationError,
@@ -23,9 +23,8 @@ from optex_core.errors import (
 )
 from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
-from optex_core.runs.callbacks import attach_result, with_keyword_result
 from optex_core.runs.checkpoint_manager import CheckpointManager
-from optex_core.runs.failure_policy import FailurePolicy
+from optex_core.runs.failure_policy import FailurePolicy, attach_result, with_keyword_result
 from optex_core.runs.journal import Record, apply_record
 from optex_core.runs.progress import Progress
 from optex_core.types import UNPERTURBED, Array, Candidate, EvaluationResult
@@ -180,10 +179,7 @@ class EvaluationLoop:
             self._enforce_timeout(self.policy.timeout)
 
     def _drain(self) -> None:
-        """Drop what has not started and wait for what runs, so that the counters are right.
-
-        An interrupt ends the wait.
-        """
+        """Drop what has not started and wait for what runs, for the counters."""
         self.evaluator.cancel()
         try:
             while self.evaluator.pending > len(self.expired):  # the abandoned may never return
@@ -316,10 +312,7 @@ class EvaluationLoop:
         return limit - engine.state.njev - njev - pending
 
     def _use_as_final(self, c: Candidate, njev: int) -> None:
-        """Close with theta_t's evaluation where retries have taken what the budget kept for that.
-
-        It is the same point and seed.
-        """
+        """Close with theta_t's evaluation where retries took what the budget kept for that."""
         r = self.engine.round
         last = r is not None and not r.is_final and _is_iterate(c, r)
         if last and self._remaining_evaluations(njev) < 1:

@@ -1,9 +1,8 @@
-"""Journal of a run: what a driver does to an engine, as records that can be done again.
+"""Journal of a run, a `FramedLog`: what a driver does to an engine, as records to be done again.
 
-Every call is applied and recorded by one function, and the engine is deterministic given what it
-is told: a saved engine to which the records since that save are applied is bitwise the engine that
-was killed. What ended a run from outside (a clock, a callback, an interrupt) is no record, so a
-continued run goes on as if it had not been. A journal is a `FramedLog`.
+The engine is deterministic given what it is told: a save to which the records since are applied is
+bitwise the engine that was killed. What ended a run from outside (a clock, a callback, an
+interrupt) is no record, so a continued run goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
     """The whole records of a journal; None where there is none, or nothing in it."""
     if not os.path.lexists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
         return None
-    with FramedLogReader(path, format=FORMAT, version=VERSION) as reader:
+    with closing(FramedLogReader(path, format=FORMAT, version=VERSION)) as reader:
         header, records = reader.header, []
         try:
             for record, payload in reader:
@@ -103,11 +103,8 @@ def point_checksum(engine: OptEx, c: Candidate) -> int:
 
 def find_pending(engine: OptEx, id_: int | None) -> Candidate | None:
     """The candidate of the open round, or late, that a record is about."""
-    candidates = [
-        *(engine.round.candidates if engine.round is not None else []),
-        *engine.machine.late.values(),
-    ]
-    return next((c for c in candidates if c.id == id_), None)
+    asked = [] if engine.round is None else engine.round.candidates
+    return next((c for c in [*asked, *engine.machine.late.values()] if c.id == id_), None)
 
 
 def apply_record(

@@ -57,9 +57,9 @@ def suggest_learning_rate(
 ) -> float:
     """Suggest a constant learning rate for `optimizer` on `fun` from x0, by five rounds of trials.
 
-    With u(r) the first step at the rate r: the gradient at x0; N lengths along u(1), whose slopes
-    give the rate that minimizes `fun` on that line; then N rates from 1/16 to 8 times that one take
-    three steps each, side by side. The rate whose value is lowest then is the suggestion.
+    The gradient at x0; N lengths along the first step, whose slopes give the rate that minimizes
+    `fun` on that line; then N rates from 1/16 to 8 times that one take three steps each, side by
+    side. The rate whose value is lowest then is the suggestion.
 
     Parameters
     ----------
@@ -82,14 +82,8 @@ def suggest_learning_rate(
     Returns
     -------
     float
-        The rate; 1 + 4 N gradients are spent.
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        The optimizer has no learning rate, or the gradient at x0 is zero or not finite.
-    ObjectiveError
-        `fun` returns something of the wrong shape or type.
+        The rate; 1 + 4 N gradients are spent. ArgumentError if the optimizer has no learning rate,
+        or the gradient at x0 is zero or not finite.
 
     Notes
     -----

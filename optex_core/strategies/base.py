@@ -4,8 +4,7 @@ A strategy is a frozen record of settings with two pure functions. The engine ca
 the proposed points evaluated, appends what was observed to the history, and calls ``advance``,
 which returns theta_{t+1}.
 
-For example, `Sequential` proposes theta_t alone and takes one optimizer step with its gradient. As
-another example, `Corrected` proposes the N points of a predicted path, takes one step with the true
+For example, `Corrected` proposes the N points of a predicted path, takes one step with the true
 gradient at theta_t, and N - 1 steps with the estimate refitted to the N new gradients. `Paper` is
 Algorithm 1 of arXiv 2402.11427; `testing.reference.optex` has both as plain loops.
 

@@ -14,10 +14,7 @@ from optex_core.strategies.rollout import EngineView
 class DataParallel(Strategy):
     """theta_{t+1} = FO-OPT(theta_t, mean of N gradients at theta_t, each with its own seed).
 
-    References
-    ----------
-    Shallue et al., Measuring the effects of data parallelism on neural network training, JMLR
-    20:112, 2019, arXiv 1811.03600.
+    Shallue et al., Measuring the effects of data parallelism, JMLR 20:112, 2019, arXiv 1811.03600.
     """
 
     name: ClassVar[str] = "data_parallel"

@@ -23,10 +23,7 @@ class LineSearchState:
 class LineSearch(Strategy):
     """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; one step from the lowest value.
 
-    References
-    ----------
-    The `run_line_search` baseline of the authors' release of arXiv 2402.11427, with the optimizer's
-    own step in place of lr x gradient.
+    A baseline of the authors' release of arXiv 2402.11427, with the optimizer's own step.
     """
 
     name: ClassVar[str] = "line_search"

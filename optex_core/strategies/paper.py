@@ -27,8 +27,7 @@ class Paper(Strategy):
 
     References
     ----------
-    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the selections are those
-    of its ablation, figure 6(b).
+    arXiv 2402.11427, algorithm 1; the selections are those of its ablation, figure 6(b).
     """
 
     name: ClassVar[str] = "paper"

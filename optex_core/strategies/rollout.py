@@ -74,10 +74,7 @@ class EngineView:
         return self.posterior()
 
     def smoothed_step(self, posterior: Posterior, value: float) -> tuple[Any, object]:
-        """The step from theta_t with mu(theta_t), to start a `rollout` from.
-
-        It is trusted: mu(theta_t) is made of the gradients observed there and around it.
-        """
+        """The step from theta_t with mu(theta_t), which is made of true gradients."""
         x, state = self.space.lift(self.x, self.state)
         return self.space.step(x, self.space.estimate(posterior, x), state, value=value)
 
@@ -150,10 +147,7 @@ class Path:
         self.points.append(rollout.point)
 
     def keep_state(self, state: object, last_alone: bool) -> None:
-        """Keep the optimizer's state at the last point.
-
-        Of states on arrays the last alone: all of them are as much memory as nine points more.
-        """
+        """Keep the optimizer's state at the last point; of states on arrays, large, that alone."""
         j = len(self) - 1
         self.states[j] = state
         if last_alone and j > 1:

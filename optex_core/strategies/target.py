@@ -1,4 +1,4 @@
-"""The paper's ideal "Target": N true steps counted as one iteration. Not the criterion `target`."""
+"""The paper's ideal "Target": N true steps counted as one iteration."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ class TargetState:
 class Target(Strategy):
     """N sequential steps with true gradients, one ask each, counted as one iteration.
 
-    A baseline that no parallel method can reach. The stopping criterion `target=` of `minimize` is
-    another thing: a value of the function.
-
-    References
-    ----------
-    arXiv 2402.11427, section 6: "Target", the upper limit that prediction approaches.
+    The upper limit that prediction approaches: "Target" in arXiv 2402.11427, section 6. No parallel
+    method can reach it. The stopping criterion `target=` is another thing.
     """
 
     name: ClassVar[str] = "target"

@@ -14,7 +14,7 @@ from scipy import optimize
 
 import optex_core as ox
 from optex_core.async_sgd import BurstStatus, Worker, convergence, minimize
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import (
     ArgumentError,
     ArgumentTypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -32,14 +33,14 @@ def written(path: Path) -> list[int]:
 
 
 def contents(path: Path) -> tuple[list[int], FramedLogReader]:
-    with FramedLogReader(path, **KIND) as reader:
+    with contextlib.closing(FramedLogReader(path, **KIND)) as reader:
         return [record["i"] for record, _ in reader], reader
 
 
 def test_records_and_payloads_come_back(tmp_path: Path) -> None:
     path = tmp_path / "log"
     ends = written(path)
-    with FramedLogReader(path, **KIND) as reader:
+    with contextlib.closing(FramedLogReader(path, **KIND)) as reader:
         assert reader.header["run"] == 7
         assert reader.payload == np.ones(2).tobytes()
         found = list(reader)

@@ -7,7 +7,7 @@ import pytest
 from ask_tell import WIDE, X0, answer, engine_of, rounds
 
 import optex_core as ox
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 
 

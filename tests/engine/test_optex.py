@@ -21,7 +21,7 @@ from strategy_names import STRATEGY_NAMES
 import optex_core as ox
 from optex_core.engine import checkpoint
 from optex_core.engine.settings import as_x0, resolve_seed
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import CapabilityError, OptexError, ProtocolError
 
 D = 3

@@ -11,7 +11,7 @@ from scipy.optimize import Bounds
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import ArgumentError
 
 ENDS = [

@@ -23,7 +23,7 @@ from optex_core.bench._runner import Row
 from optex_core.bench._tables import first_hit
 from optex_core.bench.efficiency.rates import rates_suite, run_rates
 from optex_core.bench.efficiency.suite import Case
-from optex_core.engine.status import Status
+from optex_core.engine.stopping import Status
 from optex_core.errors import EvaluationError
 from optex_core.problems.noisy import Noisy
 

@@ -59,7 +59,8 @@ class Kernel(ABC):
     """A stationary, isotropic correlation function kappa(s), s = |a - b|^2 / ell^2.
 
     kappa(0) = 1; kappa decreases and is positive definite in any dimension. Kernels work on
-    T0 x T0 host arrays, so they need no version per backend.
+    T0 x T0 host arrays, so they need no version per backend. Equations are those of Rasmussen,
+    Williams, Gaussian Processes for Machine Learning, MIT Press 2006.
     """
 
     name: ClassVar[str]

@@ -15,9 +15,7 @@ from optex_core.model.kernels.base import KERNELS, Kernel
 class Matern12(Kernel):
     """kappa(s) = exp(-r), r = sqrt(s): continuous gradients that are nowhere differentiable.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.18.
+    Rasmussen and Williams, equation 4.18.
     """
 
     name: ClassVar[str] = "matern12"

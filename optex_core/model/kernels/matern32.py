@@ -15,9 +15,7 @@ from optex_core.model.kernels.base import KERNELS, Kernel, piecewise, power_seri
 class Matern32(Kernel):
     """kappa(s) = (1 + r) exp(-r), r = sqrt(3 s): gradients that are once differentiable.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.17.
+    Rasmussen and Williams, equation 4.17.
     """
 
     name: ClassVar[str] = "matern32"

@@ -15,10 +15,7 @@ from optex_core.model.kernels.base import KERNELS, Kernel, piecewise, power_seri
 class Matern52(Kernel):
     """kappa(s) = (1 + r + r^2 / 3) exp(-r), r = sqrt(5 s): gradients that are twice differentiable.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.17;
-    used by arXiv 2402.11427.
+    Rasmussen and Williams, equation 4.17.
     """
 
     name: ClassVar[str] = "matern52"

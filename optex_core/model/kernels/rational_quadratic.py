@@ -21,9 +21,7 @@ class RationalQuadratic(Kernel):
     alpha : float, default 1.0
         Positive; large values approach RBF.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.19.
+    Rasmussen and Williams, equation 4.19.
     """
 
     name: ClassVar[str] = "rational_quadratic"

@@ -15,9 +15,7 @@ from optex_core.model.kernels.base import KERNELS, Kernel
 class RBF(Kernel):
     """kappa(s) = exp(-s / 2): infinitely smooth gradients.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.9.
+    Rasmussen and Williams, equation 4.9.
     """
 
     name: ClassVar[str] = "rbf"

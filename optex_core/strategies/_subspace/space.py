@@ -5,14 +5,9 @@ optimizer's own step runs on their coefficients. `materialize` makes arrays of w
 one pass over the histories. Steps with true gradients are taken on arrays, bit for bit those of the
 optimizer alone; their coefficients are tracked beside.
 
-Notes
------
 With rho = 1e-12 rounding grows by 1e5 and more an iteration, so runs on coefficients and on arrays
-part, as runs on arrays do whose gradients are moved by one unit in the last place. Iterations to a
-goal stay the same (12 quadratics, three strategies, three goals: one differs in float64).
-
-A scale D of the parameters has no simple counterpart: in y = theta / D an SGD step is
-y - rate D^-2 (D g), so that D^-2 g_i, D^-4 g_i, ... enter the span with each step.
+part; iterations to a goal stay the same. A scale D of the parameters has no simple counterpart:
+D^-2 g_i, D^-4 g_i, ... enter the span with each step.
 """
 
 from __future__ import annotations
