@@ -16,8 +16,7 @@ import numpy as np
 from optex_core.engine.npz_file import Header, read_npz, write_npz
 from optex_core.engine.settings_spec import is_spec
 from optex_core.engine.state import EngineState
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import Criteria
+from optex_core.engine.stopping import Criteria, Status
 from optex_core.engine.trace import COLUMNS, Trace
 from optex_core.errors import DamagedFileError
 
