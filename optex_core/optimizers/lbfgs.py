@@ -13,8 +13,9 @@ from optex_core.backends.base import Backend
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer
 from optex_core.types import Array
 
-#: A pair is kept if s'y exceeds this share of |s||y|.
-CURVED = 1e-8
+#: A pair is kept if s'y exceeds this share of |s||y|, and if s'y and y'y have not underflowed, as
+#: beside a minimum at 0.
+CURVED, LEAST = 1e-8, np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class LBFGS(Optimizer):
             return S, Y, products
         s, y = x - state.x, g - state.g
         sy, ss, yy = backend.dot(s, y), backend.dot(s, s), backend.dot(y, y)
-        if not sy > CURVED * math.sqrt(ss) * math.sqrt(yy):
+        if not (sy > CURVED * math.sqrt(ss) * math.sqrt(yy) and min(sy, yy) > LEAST):
             return S, Y, products
         if S is None or Y is None or products is None:
             return s[None], y[None], np.array([[[sy]], [[yy]]])

@@ -66,6 +66,15 @@ def test_a_pair_without_positive_curvature_is_left_out():
     assert np.array_equal(state.x, moved)
 
 
+def test_pairs_whose_squares_underflow_are_left_out():
+    # Beside a minimum at 0, where s'y = 5e-324 and y'y = 0.
+    optimizer, x, g = ox.LBFGS(), np.array([0.0, 4e-162]), np.array([0.0, 1.4e-162])
+    _, state = optimizer.step(x, g, optimizer.init(x))
+    x, state = optimizer.step(0.0 * x, 0.0 * g, state)
+    assert state.S is None
+    assert np.array_equal(x, [0.0, 0.0])
+
+
 def test_no_step_is_longer_than_three_times_the_last_one():
     optimizer, x = ox.LBFGS(first_step=0.5), np.array([3.0, 4.0])
     moved, state = optimizer.step(x, x, optimizer.init(x))

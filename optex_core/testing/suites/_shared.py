@@ -11,7 +11,7 @@ import numpy as np
 
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
-from optex_core.errors import ArgumentTypeError
+from optex_core.errors import ArgumentTypeError, OptexError
 from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
@@ -69,5 +69,5 @@ def reloaded(engine: OptEx, **again: Any) -> OptEx:
         engine.save(file)
         try:
             return OptEx.load(file)
-        except Exception:
+        except OptexError:  # asks for what is not registered
             return OptEx.load(file, **again)
