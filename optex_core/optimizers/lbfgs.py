@@ -92,59 +92,53 @@ class LBFGS(Optimizer):
     ) -> tuple[Array, LBFGSState]:
         backend = backend or for_array(x)
         x, g = backend.copy_in(x, x.dtype), backend.copy_in(g, x.dtype)
-        S, Y, products = self._pairs(x, g, state, backend)
-        direction = self._direction(g, S, Y, products, backend)
+        pairs = self._pairs(x, g, state, backend)
+        direction = g if pairs is None else _direction(g, *pairs, backend)
         length = math.sqrt(backend.dot(direction, direction))
         cap = 3.0 * state.length if state.length else self.first_step or 1.0
         if length > cap:
             direction, length = direction * x.dtype.type(cap / length), cap
+        S, Y, products = pairs or (None, None, None)
         return x - direction, LBFGSState(S, Y, products, x, g, length)
 
     def _pairs(
         self, x: Array, g: Array, state: LBFGSState, backend: Backend
-    ) -> tuple[Array | None, Array | None, np.ndarray | None]:
-        """The pairs with that of the last step."""
-        S, Y, products = state.S, state.Y, state.products
+    ) -> tuple[Array, Array, np.ndarray] | None:
+        """S, Y and their products with the pair of the last step; None without any."""
+        known = None
+        if state.S is not None and state.Y is not None and state.products is not None:
+            known = state.S, state.Y, state.products
         if state.x is None or state.g is None:
-            return S, Y, products
+            return known
         s, y = x - state.x, g - state.g
         sy, ss, yy = backend.dot(s, y), backend.dot(s, s), backend.dot(y, y)
         if not (sy > CURVED * math.sqrt(ss) * math.sqrt(yy) and min(sy, yy) > LEAST):
-            return S, Y, products
-        if S is None or Y is None or products is None:
+            return known
+        if known is None:
             return s[None], y[None], np.array([[[sy]], [[yy]]])
-        xp = backend.xp
-        S, Y = (xp.concatenate([old, new[None]])[-self.memory :] for old, new in ((S, s), (Y, y)))
-        k = len(S)
+        old_S, old_Y, products = known
+        S = backend.xp.concatenate([old_S, s[None]])[-self.memory :]
+        Y = backend.xp.concatenate([old_Y, y[None]])[-self.memory :]
+        k, left = len(S), len(old_S) + 1 - len(S)
         grown = np.zeros((2, k, k))
-        grown[:, : k - 1, : k - 1] = products[
-            :, len(products[0]) - k + 1 :, len(products[0]) - k + 1 :
-        ]
+        grown[:, : k - 1, : k - 1] = products[:, left:, left:]
         for i in range(k):
             grown[0, i, -1], grown[0, -1, i] = backend.dot(S[i], y), backend.dot(s, Y[i])
             grown[1, i, -1] = grown[1, -1, i] = backend.dot(Y[i], y)
         return S, Y, grown
 
-    def _direction(
-        self,
-        g: Array,
-        S: Array | None,
-        Y: Array | None,
-        products: np.ndarray | None,
-        backend: Backend,
-    ) -> Array:
-        """H g."""
-        from scipy.linalg import solve_triangular
 
-        if S is None or Y is None or products is None:
-            return g
-        R, YY = np.triu(products[0]), products[1]
-        gamma = R[-1, -1] / YY[-1, -1]
-        Sg, Yg = (np.array([backend.dot(row, g) for row in rows]) for rows in (S, Y))
-        a = solve_triangular(R, Sg)
-        b = solve_triangular(R, np.diag(R) * a - gamma * (Yg - YY @ a), trans=1)
-        kind = g.dtype.type
-        found = kind(gamma) * g
-        for i in range(len(S)):
-            found = found + kind(b[i]) * S[i] - kind(gamma * a[i]) * Y[i]
-        return found
+def _direction(g: Array, S: Array, Y: Array, products: np.ndarray, backend: Backend) -> Array:
+    """H g."""
+    from scipy.linalg import solve_triangular
+
+    R, YY = np.triu(products[0]), products[1]
+    gamma = R[-1, -1] / YY[-1, -1]
+    Sg, Yg = (np.array([backend.dot(row, g) for row in rows]) for rows in (S, Y))
+    a = solve_triangular(R, Sg)
+    b = solve_triangular(R, np.diag(R) * a - gamma * (Yg - YY @ a), trans=1)
+    kind = g.dtype.type
+    found = kind(gamma) * g
+    for i in range(len(S)):
+        found = found + kind(b[i]) * S[i] - kind(gamma * a[i]) * Y[i]
+    return found
