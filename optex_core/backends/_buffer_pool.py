@@ -33,9 +33,7 @@ class _PooledArray:
 
 
 class BufferPool:
-    """Hands out uninitialised vectors; the memory that it keeps was in use at once before, and goes
-    with the pool.
-    """
+    """Uninitialised vectors; the memory that it keeps was in use at once before."""
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []

@@ -32,9 +32,7 @@ RULE_CONTRACT = (
 
 
 def sample_inputs(arrays: int) -> list[np.ndarray]:
-    """Float64 arrays of `SAMPLE_SIZE` entries in (-2, 2); the first half of them is positive, as
-    second moments are.
-    """
+    """Float64 arrays in (-2, 2), the first half of them positive, as second moments are."""
     at = np.arange(1.0, arrays * SAMPLE_SIZE + 1.0).reshape(arrays, SAMPLE_SIZE)
     values = 0.1 + 1.8 * (at * 0.618033988749895 % 1.0)
     values[1::2, SAMPLE_SIZE // 2 :: 2] *= -1.0
@@ -70,9 +68,7 @@ def run_in_numpy(rule: Rule, arrays: int, scalars: int) -> tuple[list[float], li
 def _run(
     step: Callable[..., tuple[object, ...]], given: list[np.ndarray], numbers: list[float]
 ) -> list[list[np.ndarray]] | None:
-    """Results, results of a second call, results from two halves; None where the step raises: the
-    numbers are outside its domain, or it holds arrays of its own.
-    """
+    """Results, those of a second call, those from two halves; None where the step raises."""
     with np.errstate(all="ignore"):
         try:
             whole, again = ([np.asarray(r) for r in step(*given, *numbers)] for _ in range(2))
@@ -84,9 +80,7 @@ def _run(
 
 @lru_cache(maxsize=256)
 def is_elementwise(rule: Rule, arrays: int, scalars: int) -> bool:
-    """True if the rule may be given pieces of vectors; False where the samples cannot tell.
-    ArgumentError as from `run_in_numpy`.
-    """
+    """True if the rule may be given pieces of vectors; False where samples cannot tell."""
     return bool(run_in_numpy(rule, arrays, scalars)[1])
 
 
@@ -145,10 +139,7 @@ def run_lines(
     scope: Mapping[str, object],
     entries: Mapping[str, Iterable[object]],
 ) -> list[list[object]]:
-    """Run lines of Python for one entry after the other: a list of values for each of `results`.
-
-    `entries` holds the values of each name.
-    """
+    """The values of `results` from lines of Python, run for one entry after the other."""
     code = compile("\n".join([*lines, f"found = {', '.join(results)},"]), "<lines>", "exec")
     found = []
     with np.errstate(all="ignore"):

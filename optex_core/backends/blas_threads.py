@@ -60,9 +60,7 @@ _SHARED, _NOTHING = _SharedLimit(), nullcontext()
 
 @cache
 def _controllers() -> tuple[ThreadpoolController, ThreadpoolController]:
-    """The BLAS libraries with a thread pool per process, and those (OpenBLAS on OpenMP) in which
-    every thread has a limit of its own.
-    """
+    """BLAS libraries with a limit per process, and with one per thread (OpenMP)."""
     from threadpoolctl import ThreadpoolController  # looks at the loaded libraries: 2 ms
 
     blas = ThreadpoolController().select(user_api="blas")

@@ -270,10 +270,7 @@ def _addresses(arrays: Sequence[Array]) -> np.ndarray:
 
 
 def _pair_addresses(parts: Sequence[np.ndarray], pairs: np.ndarray, multiple: int) -> np.ndarray:
-    """Index pairs of rows as addresses, 0 for nothing, filled up to a multiple.
-
-    Compiled code checks no bounds: indices are checked here.
-    """
+    """Index pairs of rows as addresses, 0 for nothing, filled up to a multiple; checked here."""
     table: list[int] = []
     for part in parts:
         begin = _address(part)

@@ -281,9 +281,7 @@ def _split_rows(parts: Sequence[Array]) -> list[Array]:
 
 
 def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Index pairs as runs (place, count, i, j) of (i, j), (i + 1, j + 1), ...: the differences of
-    consecutive rows of a ring are three of them.
-    """
+    """Index pairs as runs (place, count, i, j) of (i, j), (i + 1, j + 1), ..."""
     if len(pairs) and pairs.max() >= len(rows):  # a slice would be shorter and say nothing
         raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
     runs: list[tuple[int, int, int, int]] = []

@@ -31,9 +31,7 @@ def tree_leaves(tree: Any) -> list[Any]:
 
 
 def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """The tree with ``function(leaf)`` in place of every leaf, called in the order of
-    `tree_leaves`.
-    """
+    """The tree with ``function(leaf)`` for every leaf, called in the order of `tree_leaves`."""
     labels = None if is_array(tree) else _labels(tree)
     if labels is None:
         return function(tree)

@@ -307,9 +307,7 @@ class Shampoo(KroneckerOptimizer):
 def _precondition(
     work: Workspace, s: Shampoo, h: Array, u: Array, state: KroneckerState, scale: float
 ) -> None:
-    """Turn the graft's update `u` into the preconditioned one, in place; tiles without all of their
-    roots keep it.
-    """
+    """Turn the graft's update `u`, in place, into the preconditioned one where roots are there."""
     backend, layout, scratch = work.backend, work.layout, work.scratch
     kept = None if all(state.versions) else _without_roots(work, state, u)
     if kept is not None:
@@ -344,9 +342,7 @@ def _precondition(
 
 
 def _without_roots(work: Workspace, state: KroneckerState, u: Array) -> Array:
-    """The entries of `u` in tiles without all of their roots, zeros elsewhere. (Roots that are not
-    there are zero, and so is the direction of these tiles.)
-    """
+    """The entries of `u` in tiles that lack a root, whose direction is zero; zeros elsewhere."""
     kept = work.backend.zeros(len(u), u.dtype)
     for factor in work.layout.factors:
         if not state.versions[factor.index]:

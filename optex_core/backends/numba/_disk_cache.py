@@ -98,10 +98,7 @@ def _is_private(status: os.stat_result, kind: int) -> bool:
 
 
 def _remove_old_versions(current: Path) -> None:
-    """Remove the oldest folders of other versions beyond `MAX_CACHE_VERSIONS`.
-
-    A process that still uses one compiles again.
-    """
+    """Remove the oldest folders of other versions; a process that uses one compiles again."""
     ages = []
     for folder in current.parent.iterdir():
         with suppress(OSError):  # another process was quicker
@@ -127,9 +124,7 @@ def _read_private(path: Path) -> bytes | None:
 
 
 class DiskCache:
-    """The compiled forms of one function on disk, in the `cache_folder`; `name` is all that the
-    code is made from.
-    """
+    """The compiled forms of one function on disk; `name` is all that they are made from."""
 
     def __init__(self, folder: str, name: str) -> None:
         self._folder, self._name = Path(folder), name

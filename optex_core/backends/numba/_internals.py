@@ -31,9 +31,7 @@ def compile_function(
 
 
 def set_cache(dispatcher: Any, cache: object) -> None:
-    """Give a dispatcher an object with `load_overload` and `save_overload`, the place of the cache
-    that ``cache=True`` would give it.
-    """
+    """Set an object with `load_overload` and `save_overload` in the place of Numba's own."""
     dispatcher._cache = cache
 
 

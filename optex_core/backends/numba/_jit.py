@@ -58,9 +58,7 @@ def jit_internal(function: Callable[..., Any]) -> Any:
 
 
 def jit_generated(name: str, source: Sequence[str], **scope: Any) -> Any:
-    """`jit_internal` for the function called `name` in lines of Python; they may use `np` and what
-    `scope` holds.
-    """
+    """`jit_internal` for a function in lines of Python, which may use `np` and `scope`."""
     scope |= {"np": np, "__name__": __name__}
     exec("\n".join(source), scope)
     return jit(scope[name], "\n".join(source), inner=True)

@@ -76,21 +76,13 @@ def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scala
 
 
 class CompiledRollout:
-    """The compiled function of one kernel and one rule; `refused` where it turned out not to
-    compile.
-    """
+    """The function of one kernel and one rule; `refused` where it does not compile."""
 
     def __init__(self, function: Callable[..., int], rule: Rule) -> None:
         self._function, self._rule, self.refused = function, rule, False
 
     def __call__(self, *arguments: object) -> int:
-        """As `Backend.subspace_rollout` says.
-
-        Raises
-        ------
-        TracingError
-            If the function does not compile; one warning says so.
-        """
+        """As `Backend.subspace_rollout` says; TracingError, after a warning, if it fails."""
         try:
             return int(self._function(*arguments))
         except Exception as error:  # its arithmetic raises nothing: this is the compiler

@@ -17,9 +17,7 @@ from optex_core.backends.types import Rule
 
 
 class CompiledRule(NamedTuple):
-    """A rule as compiled code: ``run(*arrays, *scalars, *results, low, high)`` fills the blocks low
-    to high of `COLUMNS` columns.
-    """
+    """``run(*arrays, *scalars, *results, low, high)`` fills blocks of `COLUMNS` columns."""
 
     run: Callable[..., None]
     results: int
@@ -27,9 +25,7 @@ class CompiledRule(NamedTuple):
 
 @lru_cache(maxsize=256)
 def compile_rule(rule: Rule, dtype: str, arrays: int, scalars: int) -> CompiledRule | None:
-    """The compiled loop of a rule for so many `arrays` and `scalars` of `dtype`, "float32" or
-    "float64"; None, with one warning, where the rule cannot be traced or compiled.
-    """
+    """The compiled loop of a rule; None, with one warning, where it cannot be compiled."""
     try:
         lines, results, scope = rule_to_python(rule, arrays, scalars)
     except TracedValuesDiffer:

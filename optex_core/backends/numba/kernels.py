@@ -23,9 +23,7 @@ BLOCKS = 256
 
 
 def column_blocks(d: int) -> tuple[int, int]:
-    """(width, number) of the blocks that `d` columns are cut into: a part of what a reduction
-    means, since sums are added block by block.
-    """
+    """(width, number) of the blocks in which `d` columns are summed."""
     width = COLUMNS * max(1, -(-d // (COLUMNS * BLOCKS)))
     return width, -(-d // width)
 
@@ -109,9 +107,7 @@ def tile_distances(rows, at, factor, begin, size, sums):
 
 @jit
 def squared_distances(rows, points, scale, width, partial, low, high):
-    """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what
-    else is computed: one loop serves all of them.
-    """
+    """`partial[j]`: of every point, by its address, to every row."""
     n, d = rows.shape
     tile, item = min(COLUMNS, d), rows.itemsize
     at, factor = np.empty((len(points), tile)), np.empty(tile)
@@ -138,9 +134,7 @@ def squared_distances(rows, points, scale, width, partial, low, high):
 
 @jit_internal
 def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):
-    """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns
-    from `begin`.
-    """
+    """base = rows[anchor], or zeros; sums = sum_i w_i (rows_i - base) over `size` columns."""
     n = len(rows)
     for k in range(size):
         sums[k] = 0.0

@@ -137,9 +137,7 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):
 
 @jit
 def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):
-    """`partial[j]`: sum_k ((rows_ik - rows_ak) / scale_k)^2 of every row a in `new`, an index, with
-    every row i; `inverse`: times the scale.
-    """
+    """`partial[j]`: squared distances of the rows `new` to all; `inverse`: times the scale."""
     n, d = rows.shape
     m = new.size
     tile = TILE

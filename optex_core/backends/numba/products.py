@@ -57,9 +57,7 @@ _four_differences = _differences(4)
 
 
 def _product_sums(rows, columns):
-    """Products of `rows` vectors by `columns` over STEP columns, added to the first of each of
-    `s0`, `s1`, ...: the sums stay in registers.
-    """
+    """Products of `rows` by `columns` vectors over STEP columns, kept in registers."""
     sums = [[f"t{i}{j}" for j in range(columns)] for i in range(rows)]
     source = [f"def product_sums(left, right, {', '.join(f's{i}' for i in range(rows))}):"]
     source += [f"    {' = '.join(line)} = 0.0" for line in sums]
@@ -115,9 +113,7 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):
 
 @jit
 def _add_four(sums, rows, base, weights, begin, size, like, nothing):
-    """Four weighted rows minus `base`, added to two sums: differences are taken anew for every two,
-    which costs less than to keep them.
-    """
+    """Four weighted rows minus `base`, added to two sums."""
     r0, r1 = _columns_at(rows[0], begin, like, nothing), _columns_at(rows[1], begin, like, nothing)
     r2, r3 = _columns_at(rows[2], begin, like, nothing), _columns_at(rows[3], begin, like, nothing)
     v0, v1, v2, v3 = weights[0, 0], weights[0, 1], weights[0, 2], weights[0, 3]

@@ -86,9 +86,7 @@ class BlockBatch:
         return len(self.groups) == 1 and self.groups[0].shape[1:] == self.tile[1:]
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: DTypeLike) -> Array:
-        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view,
-        or copied to the scratch called `name`.
-        """
+        """The tiles of `x`, shape (number, *tile), to be read: a view, or copied to scratch."""
         if self._contiguous and x.dtype == dtype:
             return self.groups[0].view(x).reshape(-1, *self.tile)
         stack = scratch.empty(name, (self.number, *self.tile), dtype)
@@ -136,9 +134,7 @@ class BlockLayout:
 
     @cached_property
     def diagonals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the diagonals of all factors in the packed statistics, and where the diagonal
-        of each factor begins among them; int64.
-        """
+        """Indices of all diagonals in the packed statistics, and where each factor's begins."""
         sizes = [f.task.n for f in self.factors]
         rows = [np.arange(n) for n in sizes]
         starts = [f.packed.start for f in self.factors]
@@ -161,9 +157,7 @@ class BlockLayout:
         return next(g for g in groups if g.first <= factor.tile < g.first + g.number)
 
     def label(self, factor: PreconditionerFactor) -> str:
-        """The tensor of `factor`, and which part and side of it: "w (300, 100)[128:256, 0:100],
-        side 0".
-        """
+        """Which part and side of which tensor: "w (300, 100)[128:256, 0:100], side 0"."""
         group = self.group_of(factor)
         label = self.tensors[group.tensor].label
         places = np.unravel_index(factor.tile - group.first, group.counts)
@@ -189,9 +183,7 @@ class BlockLayout:
 def make_layout(
     tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], interval: int, spread: bool
 ) -> BlockLayout:
-    """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the
-    same one unless `spread`).
-    """
+    """Cut `tensors` by their `rules`, and give every factor its step of the `interval`."""
     groups: dict[tuple[tuple[int, ...], tuple[int, ...], float], list[BlockGroup]] = {}
     shapes, active = [], []
     for index, (tensor, rule) in enumerate(zip(tensors, rules, strict=True)):
@@ -259,9 +251,7 @@ def _axes(shape: tuple[int, ...], rule: BlockRules) -> tuple[int, ...]:
 def _split_into_tiles(
     shape: tuple[int, ...], sizes: Sequence[int]
 ) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
-    """(cut, counts, tile): whole tiles, and what is left over at the end of each axis, in every
-    combination; nothing is padded.
-    """
+    """(cut, counts, tile): whole tiles and what is left over, in every combination."""
     choices = []
     for n, size in zip(shape, sizes, strict=True):
         whole = n // size

@@ -61,9 +61,7 @@ def _decomposed(A: np.ndarray, floor: float) -> np.ndarray:
 
 
 def _spanned(P: np.ndarray, rank: int) -> np.ndarray:
-    """An orthonormal basis of the space of dimension `rank` that P projects to: the longest
-    projection of a coordinate, the longest of what is orthogonal to it, and so on.
-    """
+    """An orthonormal basis of what P projects to: its longest column, that of the rest, ..."""
     columns = []
     left = P.copy()
     for _ in range(rank):

@@ -47,9 +47,7 @@ class MatrixTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatrixJob:
-    """Matrices whose inverse roots or eigenbases are wanted. Two jobs that hold the same array are
-    the same.
-    """
+    """Matrices whose inverse roots or eigenbases are wanted; one array is one job."""
 
     #: Lower triangles, row by row, one matrix after the other; for an eigenbasis its triangle is
     #: followed by the basis before (zeros: none).
@@ -73,9 +71,7 @@ class MatrixJob:
 
 @dataclass(frozen=True, slots=True)
 class MatrixResult:
-    """One root or basis: `matrix`, shape (n, n), float64, None where none was accepted, and its
-    residual.
-    """
+    """One root or basis, shape (n, n), float64, or None, and its residual."""
 
     matrix: Array | None
     residual: float
@@ -83,9 +79,7 @@ class MatrixResult:
 
 @runtime_checkable
 class MatrixService(Protocol):
-    """Computes jobs, perhaps in the background. Both methods may be called any number of times for
-    one job.
-    """
+    """Computes jobs, perhaps in the background; both methods may be called many times."""
 
     def submit(self, job: MatrixJob) -> None:
         """Start computing if that is not under way yet; returns at once."""
@@ -97,9 +91,7 @@ class MatrixService(Protocol):
 
 
 def solve_job(job: MatrixJob) -> list[MatrixResult]:
-    """The roots or bases of a job, equal sizes in one stacked call. BLAS is held at one thread, so
-    that the bits are those of every worker.
-    """
+    """The roots or bases of a job, with one BLAS thread: the bits are those of every worker."""
     found: dict[int, MatrixResult] = {}
     slices = job.slices()
     backend = for_array(job.packed)

@@ -144,9 +144,7 @@ def _scaled(xp: ModuleType, stack: Array) -> tuple[Array, Array, Array]:
 
 
 def _power(X: Array, p: float) -> Array:
-    """X^p of symmetric X by repeated squaring: p = 2, 4, 6, 8 take 1, 2, 3, 3 products. For other
-    than integers by the eigenvectors of X.
-    """
+    """X^p of symmetric X by repeated squaring, or by eigenvectors for other than integers."""
     if p != int(p):
         values, vectors = np.linalg.eigh(X)
         power: Array = (vectors * (values**p)[:, None, :]) @ vectors.swapaxes(-1, -2)
@@ -175,9 +173,7 @@ def _residuals(xp: ModuleType, X: Array, A: Array, p: float) -> Array:
 def _finished(
     xp: ModuleType, X: Array, residuals: Array, exponents: Array, p: float
 ) -> InverseRoots:
-    """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of
-    float64.
-    """
+    """Undo the scaling, (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), within the range of float64."""
     if len(X) and X.shape[-1]:
         X = xp.where((residuals < np.inf)[:, None, None], X, xp.eye(X.shape[-1]))
         room = 1020.0 - xp.ceil(xp.log2(xp.maximum(xp.abs(X).max((1, 2)), 1.0)))

@@ -90,9 +90,7 @@ def update_statistics(work: Workspace, g: Array, state: KroneckerState) -> Krone
 
 
 def _put_back(work: Workspace, packed: Array, old: Array, found: np.ndarray) -> int:
-    """Give tiles whose squares overflow the statistics `old` that they had, on all axes; the number
-    of such tiles.
-    """
+    """Put tiles whose squares overflow back to the statistics `old`; how many there are."""
     factors = work.layout.factors
     bad = {(factors[i].stack, factors[i].tile): i for i in np.flatnonzero(~np.isfinite(found))}
     for factor in factors:
@@ -131,9 +129,7 @@ def _pack(
     due: Sequence[PreconditionerFactor],
     weights: np.ndarray,
 ) -> Array:
-    """The job of the factors that are due: their statistics, one after the other, each with the
-    basis that it steps from where there is one.
-    """
+    """The job of the factors that are due: their statistics, and the bases that they step from."""
     s, xp = work.settings, work.backend.xp
     parts = []
     for f in due:
@@ -150,9 +146,7 @@ def _pack(
 def _pipeline(
     work: Workspace, state: KroneckerState, job: Array | None, due: Sequence[PreconditionerFactor]
 ) -> KroneckerState:
-    """The state with one more job in flight, and with the matrices of the job of `delay` trusted
-    steps ago.
-    """
+    """The state with one more job in flight, and the matrices of `delay` trusted steps ago."""
     s, seen = work.settings, state.seen
     slot, pending, kept = seen % s.delay, list(state.pending), list(state.due)
     if s.roots is not None:  # a file gives all arrays back where x is

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KroneckerState:
-    """The state of an optimizer with a matrix for each axis: arrays and integers, jobs in flight
-    included.
-    """
+    """The state, jobs in flight included: arrays and integers."""
 
     t: int  # steps taken: schedules and bias corrections of the moments count these
     seen: int  # trusted steps: statistics, intervals, delays and the start count these

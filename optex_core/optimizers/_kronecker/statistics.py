@@ -55,9 +55,7 @@ def accumulate_statistics(work: Workspace, g: Array, old: Array) -> Array:
 
 
 def traces(backend: Backend, layout: BlockLayout, packed: Array) -> np.ndarray:
-    """The traces of all statistics, host float64, shape (factors,); not finite where one of the
-    diagonal is not.
-    """
+    """The traces of all statistics, host float64, shape (factors,)."""
     if not layout.factors:
         return np.empty(0)
     indices, starts = layout.diagonals
