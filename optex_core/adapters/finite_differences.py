@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 
@@ -106,35 +107,19 @@ class Stencil:
 
 def _resolution(values: np.ndarray) -> float | None:
     """Quantum of the grid that all values lie on over the largest value; None without a grid, and
-    where the differences have enough quanta.
+    where the differences have enough quanta. The quantum is the largest power of ten that divides
+    the shortest decimal forms of all values, or the largest power of two that divides them.
     """
     size, spread = float(np.abs(values).max()), float(np.abs(values - values[0]).max())
-    for quantum in (_decimal_quantum(values), _binary_quantum(values)):
+    nonzero = values[values != 0].tolist()
+    powers = (int(Decimal(repr(v)).normalize().as_tuple().exponent) for v in nonzero)
+    ratios = (v.as_integer_ratio() for v in nonzero)
+    binary = min((float(top & -top) / bottom for top, bottom in ratios), default=math.inf)
+    for quantum in (10.0 ** min(powers, default=math.inf), binary):
         low, high = GRID_QUANTA
         if low * quantum <= size <= high * quantum and spread <= DIFFERENCE_QUANTA * quantum:
             return min(quantum / size, COARSER[-1])
     return None
-
-
-def _binary_quantum(values: np.ndarray) -> float:
-    """The largest power of two that divides all values."""
-    found = math.inf
-    for value in values[values != 0]:
-        numerator, denominator = float(value).as_integer_ratio()
-        found = min(found, float(numerator & -numerator) / denominator)
-    return found
-
-
-def _decimal_quantum(values: np.ndarray) -> float:
-    """The largest power of ten that divides the shortest decimal forms of all values."""
-    found = math.inf
-    for value in values[values != 0]:
-        mantissa, _, exponent = f"{float(value)!r}".partition("e")
-        whole, _, fraction = mantissa.lstrip("-").partition(".")
-        fraction = fraction.rstrip("0")
-        zeros = 0 if fraction else len(whole) - len(whole.rstrip("0"))
-        found = min(found, 10.0 ** (int(exponent or 0) - len(fraction) + zeros))
-    return found
 
 
 def as_rel_step(rel_step: object, d: int) -> np.ndarray | None:

@@ -143,13 +143,11 @@ def minimize(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError, CapabilityError
-        For arguments that cannot work, or do not fit together.
-    CheckpointError
-        For a file that cannot be continued.
+    ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError
+        For arguments that cannot work, and files that cannot be continued.
     Exception
         The error of `fun`, under ``on_error="raise"``; ``.partial_result`` holds the result so far.
-        SystemExit and other exceptions that are no Exception end the run in any case.
+        What is no Exception ends the run in any case.
 
     References
     ----------

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
-from collections.abc import Callable
 from typing import Any
 
-from optex_core._validation import integer, one_of, short_repr
+from optex_core._validation import callable_, integer, one_of, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.clusters.dask import dask
@@ -64,11 +61,7 @@ def make_evaluator(
 
 
 def make_workers(
-    run: Run,
-    target: object,
-    workers: Any,
-    parallelism: int,
-    expected: str,
+    run: Run, target: object, workers: Any, parallelism: int, expected: str
 ) -> Workers | None:
     """The `Workers` for ``run(target, x, *rest)`` that the argument `workers` stands for, which
     must be `expected`; None where it may be a map-like.
@@ -81,7 +74,7 @@ def make_workers(
         name = getattr(workers, "__name__", "")
         what = f"the class {name}; write {name}(...)" if name else repr(workers)
         raise ArgumentTypeError(f"workers must be {expected}; got {what}")
-    if _is_integer(workers):
+    if hasattr(type(workers), "__index__"):
         number = integer("workers", workers)
         if number < 1:
             raise ArgumentError(
@@ -100,16 +93,10 @@ def make_workers(
 
 
 def _map_evaluator(objective: ObjectiveProtocol, workers: Any) -> Evaluator:
-    if callable(workers):
-        if not _accepts_two(workers):
-            raise ArgumentTypeError(
-                f"workers must be {_EXPECTED}; a map-like is called with a function and the "
-                f"items, which {short_repr(workers)} does not take"
-            )
-        return MapEvaluator(objective, workers)
-    if callable(getattr(workers, "map", None)):
-        return MapEvaluator(objective, workers.map)
-    raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}")
+    mapper = workers if callable(workers) else getattr(workers, "map", None)
+    if not callable(mapper):
+        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}")
+    return MapEvaluator(objective, callable_("workers", mapper, "a function", "the items"))
 
 
 def _from_dask(workers: object) -> object:
@@ -122,22 +109,3 @@ def _from_dask(workers: object) -> object:
             "ox.executors.dask(client), or client.get_executor(pure=False)"
         )
     return workers
-
-
-def _accepts_two(function: Callable[..., object]) -> bool:
-    """True if `function` can be called with two arguments, or does not tell."""
-    try:
-        inspect.signature(function).bind(None, None)
-    except ValueError:  # a compiled one without a signature
-        return True
-    except TypeError:
-        return False
-    return True
-
-
-def _is_integer(workers: Any) -> bool:
-    try:
-        operator.index(workers)
-    except Exception:  # TypeError; what a user's class raises instead says as much
-        return False
-    return True

@@ -151,12 +151,16 @@ class DaskExecutor(ClusterExecutor):
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         if not workers.get(task.worker, {}).get("nanny"):
             return None
-        # It takes seconds, which nobody has to wait for.
-        call = task.handle, task.worker
-        return threading.Thread(target=self._restart, args=call, daemon=True).start
+        handle, worker = task.handle, task.worker
 
-    def _restart(self, handle: Any, worker: str) -> None:
-        handle.cancel()
+        def end() -> None:
+            handle.cancel()
+            # It takes seconds, which nobody has to wait for.
+            threading.Thread(target=self._restart, args=(worker,), daemon=True).start()
+
+        return end
+
+    def _restart(self, worker: str) -> None:
         try:
             restarted = self._client.restart_workers([worker], raise_for_error=False)
             answer = restarted.get(worker)

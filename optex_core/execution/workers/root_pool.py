@@ -8,8 +8,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from optex_core._validation import integer, reject_unknown_keywords, short_repr
@@ -17,20 +17,20 @@ from optex_core.errors import ArgumentTypeError, ProtocolError, describe
 from optex_core.execution.workers.evaluation_workers import Workers
 from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import THREAD_LIMITS, WorkerProcess
-from optex_core.execution.workers.shared_memory import open_vector
+from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector
 from optex_core.execution.workers.thread import ThreadWorker
 from optex_core.optimizers._kronecker.matrix_jobs import (
     MatrixJob,
     MatrixResult,
-    MatrixTask,
     balance_load,
     solve_job,
 )
+from optex_core.types import Array
 
 logger = logging.getLogger("optex_core")
 
 #: Matrices of one part of a job, and the future of their roots; None: it could not be sent.
-_Part: TypeAlias = tuple[list[int], Future[list[tuple[Any, float]]] | None]
+_Part: TypeAlias = tuple[list[int], Future[list[MatrixResult]] | None]
 
 
 class RootPool:
@@ -131,7 +131,7 @@ class RootPool:
             solved = None
             if future is not None:
                 try:
-                    solved = [MatrixResult(*pair) for pair in future.result()]
+                    solved = future.result()
                 # RuntimeError: a broken or closed pool, in any library's words.
                 except (RuntimeError, CancelledError, OSError) as error:
                     lost = f"{len(group)} roots were lost ({_first_line(error)})"
@@ -159,12 +159,10 @@ class RootPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, part: MatrixJob) -> Future[list[tuple[Any, float]]] | None:
+    def _send(self, part: MatrixJob) -> Future[list[MatrixResult]] | None:
         """Future of a part; None where the executor takes no work."""
-        items = [(item.n, item.p) for item in part.items]
-        call = part.packed, items, part.ridge, part.solver
         try:
-            return self._workers.submit(*call)
+            return self._workers.submit(part.packed, replace(part, packed=part.packed[:0]))
         except (RuntimeError, OSError) as error:  # RuntimeError: it is broken or closed
             logger.warning("root pool: %s; roots are computed in place", _first_line(error))
             return None
@@ -175,13 +173,9 @@ class RootPool:
                 future.cancel()
 
 
-def solve_part(
-    packed: Any, items: Sequence[tuple[int, int]], ridge: float, solver: str
-) -> list[tuple[object, float]]:
-    """Solve a part in a worker: plain arrays and tuples in and out, for any pickler."""
-    tasks = tuple(MatrixTask(n, p) for n, p in items)
-    solved = solve_job(MatrixJob(open_vector(packed), tasks, ridge, solver))
-    return [(one.matrix, one.residual) for one in solved]
+def solve_part(packed: Array | SharedArrayHandle, part: MatrixJob) -> list[MatrixResult]:
+    """Solve a part in a worker; the array travels outside of it, in shared memory."""
+    return solve_job(replace(part, packed=open_vector(packed)))
 
 
 def _first_line(error: BaseException) -> str:
