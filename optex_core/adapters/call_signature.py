@@ -48,9 +48,7 @@ def takes_seed(function: object) -> bool:
 
 
 def make_user_callable(function: Callable[..., object], args: tuple[object, ...]) -> UserCallable:
-    """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served,
-    anything else is the user's own.
-    """
+    """A callable that is given the keyword-only ``seed`` and the ``ctx`` that it has."""
     wanted = _seed_and_ctx(function)
     if wanted is None:
         return UserCallable(function, args, False, False)

@@ -90,9 +90,7 @@ class Stencil:
         return value, for_array(self.center).copy_in(gradient, self.center.dtype)
 
     def refined(self, values: Sequence[complex]) -> Stencil | None:
-        """Central differences over longer steps where these values have too few digits for these
-        ones, else None.
-        """
+        """Central differences over longer steps where these values have too few digits, or None."""
         now, parts = self.resolution, np.array([complex(one).real for one in values])
         if now is None or not self.perturbations or not np.isfinite(parts).all():
             return None

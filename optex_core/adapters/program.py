@@ -58,9 +58,7 @@ class ProgramFailure:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and
-    clusters, where the program has to be.
-    """
+    """Executable as ``fun``, made by `subprocess`; picklable, for workers that have the program."""
 
     command: tuple[str, ...]
     parameters: ProgramFile
@@ -339,16 +337,13 @@ def subprocess(
 
 def _as_words(command: object) -> list[str]:
     try:
-        words = shlex.split(command) if isinstance(command, str) else command
+        text = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
         raise ArgumentError(
             f"command: {error} in {short_repr(command)}; close the quotation, or pass a list of "
             "words"
         ) from error
-    if not isinstance(words, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in words):
-        raise ArgumentTypeError(
-            f"command must be a sequence of words, or one text, got {short_repr(command)}"
-        )
+    words = sequence("command", text, "words", (str, os.PathLike))
     if not words:
         raise ArgumentError("command is empty; it takes the program and its arguments")
     return [os.fspath(w) for w in words]

@@ -202,10 +202,7 @@ def _result(burst_id: int, future: Future[SerializedResult]) -> BurstResult:
 def make_burst_executor(
     runner: BurstRunner, workers: object, parallelism: int, timeout: float | None
 ) -> BurstExecutor:
-    """The executor that the argument `workers` of `run` stands for.
-
-    CapabilityError for a timeout where nothing runs in the background.
-    """
+    """The executor that the argument `workers` of `run` stands for."""
     if workers is None:
         if timeout is not None:
             raise CapabilityError(

@@ -98,9 +98,7 @@ def gradient_bound(
 def suggested_rate(
     updates: int, *, smoothness: float, variance: float, gap: float, inner_steps: int
 ) -> float:
-    """gamma = sqrt(Delta / (L B T sigma^2)), which balances the first two terms of the bound for
-    eta = 1.
-    """
+    """gamma = sqrt(Delta / (L B T sigma^2)), which balances the first two terms for eta = 1."""
     return math.sqrt(gap / (smoothness * inner_steps * updates * variance))
 
 

@@ -118,9 +118,7 @@ def _check(samples: Any) -> None:
 
 
 def run_on_cores(work: Callable[[int], None], cores: int) -> None:
-    """Call ``work(0)``, ..., ``work(cores - 1)`` at once, the first in this thread; raise the first
-    error when all have ended.
-    """
+    """Call ``work(core)`` for all cores at once, 0 in this thread; raise the first error."""
     errors: list[BaseException] = []
 
     def guarded(core: int) -> None:
@@ -194,9 +192,7 @@ def _buffers(samples: Samples, x: Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _data_rows(samples: Samples) -> np.ndarray:
-    """Where the data of sample i lie: rows (address, stride, bytes), one for each array with n
-    rows; int64.
-    """
+    """Rows (address, stride, bytes) of the samples' data, one for each array with n rows; int64."""
     rows = [
         (a.__array_interface__["data"][0], a.strides[0], min(a.strides[0], PREFETCHED_BYTES))
         for a in samples.data

@@ -126,10 +126,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The master's answer to a push.
-
-    Accepted: applied, or soon with the rest of its mini-batch, and in the log if there is one.
-    """
+    """The master's answer to a push; an accepted one is applied now or with its mini-batch."""
 
     status: BurstStatus  # ACCEPTED, LATE or NOT_FINITE
     version: int  # the master's version now

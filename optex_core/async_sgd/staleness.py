@@ -20,9 +20,7 @@ LATE_POLICIES = ("reject", "damp", "wait")
 
 
 def keeps_bound(versions: Iterable[int], version: int, batch: int, max_delay: int) -> bool:
-    """True if open bursts that started from `versions` can all be applied with a delay of at most
-    `max_delay`.
-    """
+    """True if open bursts from `versions` can all be applied at most `max_delay` updates late."""
     return all(
         version + rank // batch - start <= max_delay for rank, start in enumerate(sorted(versions))
     )

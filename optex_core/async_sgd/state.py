@@ -172,9 +172,7 @@ def apply_push(v: Array, push: Push, eta: float) -> Array:
 
 
 def as_push(push: object, v: Array, context: BurstContext) -> Push:
-    """`push` with arrays of the dtype of `v`; ObjectiveError for anything but a Push, and for
-    arrays of a wrong shape or type.
-    """
+    """`push` with arrays of the dtype of `v`; ObjectiveError if it is none, or of a wrong shape."""
     if not isinstance(push, Push):
         raise ObjectiveError(
             f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst "

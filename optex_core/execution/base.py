@@ -47,9 +47,7 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 def raise_interrupt(results: Sequence[EvaluationResult]) -> None:
-    """Raise the first interrupt among `results`, with the calls of all of them attached, since
-    nobody else hears of them.
-    """
+    """Raise the first interrupt among `results`, with the calls of all of them attached."""
     error = next((r.error for r in results if is_interrupt(r.error)), None)
     if error is not None:
         attach_call_counts(error, results)

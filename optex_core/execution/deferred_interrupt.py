@@ -38,9 +38,7 @@ class DeferredInterrupt:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Context within which an interrupt is raised at once; one that was held back is raised
-        when it is entered.
-        """
+        """Context within which interrupts are raised, first of all one that was held back."""
         self._interruptible = True  # before the look at what was held back: none is missed
         try:
             if self._pending:

@@ -121,9 +121,7 @@ class FiniteDifferenceEvaluator(Evaluator):
         return True
 
     def cancel(self) -> None:
-        """Drop what has not started. Of what has, all calls are made: half a difference is of no
-        use.
-        """
+        """Drop what has not started; of what has, all calls are made: half are of no use."""
         running = {id(self._calls[c]) for c, _ in self._inner.started() if c in self._calls}
         dropped = [p for p in self._partial.values() if not p.nfev and id(p) not in running]
         everything = len(dropped) == len(self._partial)

@@ -106,9 +106,7 @@ class BatchEvaluator(SynchronousEvaluator):
 
 
 class MapEvaluator(SynchronousEvaluator):
-    """Evaluates all submitted tasks in one call of a map-like: ``mapper(function, items)`` returns
-    the results in the order of the items.
-    """
+    """Evaluates all tasks in one call ``mapper(function, items)``; results come in their order."""
 
     def __init__(
         self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[object]]

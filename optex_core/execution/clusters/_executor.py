@@ -45,10 +45,7 @@ class ClusterTask:
 
 
 class ClusterExecutor(Executor, ABC):
-    """`concurrent.futures.Executor` on a cluster; `library` is its name in messages.
-
-    A call whose worker dies is made again, with the same arguments.
-    """
+    """`concurrent.futures.Executor` on a cluster; a call whose worker dies is made again."""
 
     def __init__(self, library: str) -> None:
         self._library = library

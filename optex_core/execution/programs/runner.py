@@ -150,9 +150,7 @@ def release_guardian() -> None:
 
 
 def kill_for_thread(thread: int) -> None:
-    """Kill the program that a thread (``threading.get_ident()``) waits for, and those that it
-    starts until `forget_thread`.
-    """
+    """Kill the program that a thread waits for, and what it starts until `forget_thread`."""
     _abandoned_threads.add(thread)
     kill = _kill_by_thread.get(thread)
     if kill is not None:
@@ -198,9 +196,7 @@ def work_directory(parent: str | None = None) -> Iterator[Path]:
 
 
 def remove_stale_dirs(parent: str | None = None) -> None:
-    """Remove work directories of this machine that were left when a process and its guardian were
-    killed together.
-    """
+    """Remove work directories of processes that were killed together with their guardian."""
     process_cleanup.remove_stale(parent or tempfile.gettempdir(), f"@{socket.gethostname()}")
 
 

@@ -18,9 +18,7 @@ _LENGTH = struct.Struct("!Q")
 
 
 class PipeChannel:
-    """Driver's side of two pipes to a process that was started; one thread may send while another
-    receives.
-    """
+    """Driver's side of two pipes to a process; one thread may send while another receives."""
 
     def __init__(self, reading: Connection, writing: Connection, process: object) -> None:
         self._reading, self._writing = reading, writing

@@ -145,9 +145,7 @@ class RootPool:
         return found
 
     def close(self) -> None:
-        """End the workers, if they are ours. Jobs that are out are dropped, and computed in place
-        when their roots are due.
-        """
+        """End the workers, if ours; what is out is computed in place when it is due."""
         with self._lock:
             self._closed = True
             self._jobs.clear()

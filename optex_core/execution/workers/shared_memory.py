@@ -156,9 +156,7 @@ class SharedMemoryPool:
         self._closed = self._warned = False
 
     def send(self, submit: Callable[..., Future[Any]], x: object, *rest: object) -> Future[Any]:
-        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its handle; the segment
-        comes back when the future is done.
-        """
+        """``submit(x, *rest)`` with a large `x` in a segment, which comes back with the result."""
         if not isinstance(x, np.ndarray) or x.nbytes < self._min_bytes:
             return submit(x, *rest)
         try:
@@ -247,9 +245,7 @@ def open_vector(x: Array | SharedArrayHandle) -> Array:
 
 
 def store_result(x: Array | SharedArrayHandle, gradient: Array) -> Any:
-    """In a worker: write `gradient` over x and return what stands for it; `gradient` itself where
-    x came without a segment.
-    """
+    """In a worker: write `gradient` over x, if x came in a segment; return what stands for it."""
     if not isinstance(x, SharedArrayHandle):
         return gradient
     x.open()[:] = gradient

@@ -11,9 +11,7 @@ from optex_core.execution.workers.pool import PoolWorker, TaskFuture
 
 
 class ThreadWorker(PoolWorker):
-    """Thread that waits for calls; a daemon, so that a call that hangs does not keep the program
-    from ending.
-    """
+    """Daemon thread that waits for calls: one that hangs does not keep the program from ending."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
