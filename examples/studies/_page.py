@@ -108,6 +108,7 @@ def blocks(studies: Mapping[str, Row]) -> dict[str, str]:
     return {
         "lbfgs": _verbatim(lbfgs_report(committed("lbfgs")["rows"])),
         "efficiency": _verbatim(summary_report(committed("efficiency")["summary"])),
+        "efficiency rates": _verbatim(summary_report(committed("efficiency_rates")["summary"])),
         "lookahead": _verbatim(lookahead_table(committed("lookahead")["lookahead"])),
         "shampoo losses": _verbatim(losses_table(committed("shampoo_losses")["losses"])),
         "shampoo steps": _verbatim(steps_table(steps)),

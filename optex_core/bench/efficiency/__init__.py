@@ -85,13 +85,14 @@ def main(argv: Sequence[str]) -> int:
     # cores do no harm.
     with threadpool_limits(limits=1, user_api="blas"):
         cells = measure(plan(extent, cases), cases, store)
+    measured = {cell["case"] for cell in cells}
     document = {
         "source": store.source,
         "mode": args.mode,
         "shares": SHARES,
         "factors": FACTORS,
         "extent": extent,
-        "cases": {name: _described(case) for name, case in cases.items() if name in extent.cases},
+        "cases": {name: _described(case) for name, case in cases.items() if name in measured},
         "summary": summarize(cells),
     }
     drawn = [cell for cell in cells if cell["part"] != "rates"]
