@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("numba", reason="numba is not installed")
 
 from optex_core.backends.numba import _disk_cache  # noqa: E402
-from optex_core.backends.numba._disk_cache import MAX_CACHE_VERSIONS  # noqa: E402
+from optex_core.backends.numba._disk_cache import _MARK_TEXT, MARK, MAX_CACHE_VERSIONS  # noqa: E402
 
 #: One reduction and one rule, for the dtype named first; says how often the compiler ran.
 SCRIPT = """
@@ -58,7 +58,7 @@ def compilations(process: subprocess.Popen[str]) -> int:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
 
 
 def test_processes_that_start_at_once_share_one_cache(tmp_path):
@@ -87,11 +87,14 @@ def place(tmp_path, monkeypatch):
     return tmp_path / "optex_core"
 
 
-def version(place: Path, name: str, age: int) -> Path:
+def version(place: Path, name: str, age: int, mark: bytes | None = _MARK_TEXT) -> Path:
     """A folder of an earlier version with one entry."""
     folder = place / name
     folder.mkdir(parents=True, mode=0o700)
     (folder / ("0" * 32)).write_bytes(b"entry")
+    if mark is not None:
+        (folder / MARK).write_bytes(mark)
+        (folder / MARK).chmod(0o600)
     os.utime(folder, (age, age))
     return folder
 
@@ -101,14 +104,17 @@ def test_the_oldest_versions_are_removed(place):
     folder = _disk_cache.cache_folder.__wrapped__()
     assert Path(folder).parent == place
     assert [path.exists() for path in made] == [False] * 3 + [True] * MAX_CACHE_VERSIONS
+    assert (Path(folder) / MARK).read_bytes() == _MARK_TEXT
 
 
-def test_only_folders_of_ours_are_touched(place, tmp_path):
+def test_only_marked_folders_of_ours_are_touched(place, tmp_path):
     for i in range(MAX_CACHE_VERSIONS):
         version(place, f"{i + 100:016x}", 100 + i)
     elsewhere = version(tmp_path / "elsewhere", "f" * 16, 1)
     foreign = {
         "another name": version(place, "backends", 1),
+        "no mark": version(place, "1" * 16, 1, mark=None),
+        "another's mark": version(place, "2" * 16, 1, mark=b"mine"),
         "others may write it": version(place, "3" * 16, 1),
         "a link": place / ("4" * 16),
         "a user's file beside the entries": version(place, "5" * 16, 1),

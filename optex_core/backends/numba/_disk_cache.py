@@ -6,7 +6,8 @@ entry is one file, named after all that its content depends on, checked by a dig
 place when complete. Generated functions, which have no file of their own, are kept too.
 
 Reading an entry executes it. Entries are therefore read only from folders and files that this user
-owns and nobody else may write. Only files and folders with names as this module gives are removed.
+owns and nobody else may write. Only folders that carry `MARK` are ever cleaned up, and of them only
+the files that this module has made.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ logger = logging.getLogger("optex_core")
 
 #: Folders of other versions that are kept beside the one in use.
 MAX_CACHE_VERSIONS = 8
-#: Names of files (the last was once a mark) and of folders.
-_ENTRY = re.compile(r"[0-9a-f]{32}(\.part.*)?|\.optex_core_compiled")
-_VERSION = re.compile(r"[0-9a-f]{16}")
+#: Name and content of the file by which the library knows its own folders.
+MARK, _MARK_TEXT = (
+    ".optex_core_compiled",
+    b"Compiled code of optex_core; may be removed at any time.\n",
+)
+_ENTRY, _VERSION = re.compile(r"[0-9a-f]{32}(\.part.*)?"), re.compile(r"[0-9a-f]{16}")
 _OPEN_FLAGS = sum(
     getattr(os, name, 0) for name in ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")
 )
@@ -68,6 +72,8 @@ def cache_folder() -> str | None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+            (folder / MARK).touch(mode=0o600)
+            (folder / MARK).write_bytes(_MARK_TEXT)
             _remove_old_versions(folder)
         if not _is_private(folder.lstat(), stat.S_IFDIR):
             logger.warning(
@@ -102,15 +108,22 @@ def _remove_old_versions(current: Path) -> None:
     ages = []
     for folder in current.parent.iterdir():
         with suppress(OSError):  # another process was quicker
-            ours, status = _VERSION.fullmatch(folder.name), folder.lstat()
-            if ours and folder != current and _is_private(status, stat.S_IFDIR):
+            status = folder.lstat()
+            if (
+                folder != current
+                and _VERSION.fullmatch(folder.name)
+                and _is_private(status, stat.S_IFDIR)
+                and _read_private(folder / MARK) == _MARK_TEXT
+            ):
                 ages.append((status.st_mtime, folder))
     for _, folder in sorted(ages)[: -MAX_CACHE_VERSIONS or None]:
         with suppress(OSError):  # the folder stays if it holds anything else
             for path in folder.iterdir():
                 if _ENTRY.fullmatch(path.name):
                     path.unlink()
-            folder.rmdir()
+            if os.listdir(folder) == [MARK]:
+                (folder / MARK).unlink()
+                folder.rmdir()
 
 
 def _read_private(path: Path) -> bytes | None:
