@@ -27,7 +27,7 @@ try:
     from optex_core.backends.numba import coefficient_steps, fused_steps, kernels, pairs, products
     from optex_core.backends.numba._jit import JIT_DISABLED, readonly_view
     from optex_core.backends.numba.elementwise import compile_rule
-    from optex_core.backends.numba.kernel_threads import KERNEL_THREADS
+    from optex_core.backends.numba.kernel_threads import run_blocks
 except Exception as reason:
     # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
@@ -185,7 +185,7 @@ class NumbaBackend(Backend):
         out, zeros = [self.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
         arguments = (lines, bases, table, _addresses(out), zeros[:0], _address(zeros), d)
         blocks = -(-d // kernels.COLUMNS)
-        KERNEL_THREADS.run(products.weighted_sums, len(lines) * d, blocks, *_readonly(arguments))
+        run_blocks(products.weighted_sums, len(lines) * d, blocks, *_readonly(arguments))
         return out
 
     def apply(
@@ -198,7 +198,7 @@ class NumbaBackend(Backend):
         out = tuple(self.pool.empty(d, dtype) for _ in range(loop.results))
         # Scalars of the arrays' dtype: a Python float would make float32 loops compute in float64.
         arguments = (*map(readonly_view, arrays), *(dtype.type(s) for s in scalars), *out)
-        KERNEL_THREADS.run(loop.run, len(arrays) * d, -(-d // kernels.COLUMNS), *arguments)
+        run_blocks(loop.run, len(arrays) * d, -(-d // kernels.COLUMNS), *arguments)
         return out
 
     def subspace_rollout(
@@ -235,13 +235,13 @@ def _reduce(
     if not blocks:
         return np.zeros(shape)
     partial = np.empty((blocks, *shape))
-    KERNEL_THREADS.run(kernel, work, blocks, *_readonly(arguments), width, partial)
+    run_blocks(kernel, work, blocks, *_readonly(arguments), width, partial)
     return kernels.sum_partials(partial)
 
 
 def _fill(kernel: Callable[..., object], work: int, out: np.ndarray, *arguments: object) -> None:
     """Have a kernel fill the columns of `out`; `work` entries are read."""
-    KERNEL_THREADS.run(kernel, work, -(-out.size // kernels.COLUMNS), *_readonly(arguments), out)
+    run_blocks(kernel, work, -(-out.size // kernels.COLUMNS), *_readonly(arguments), out)
 
 
 def _readonly(arguments: Sequence[object]) -> list[object]:

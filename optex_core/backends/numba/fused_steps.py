@@ -22,7 +22,7 @@ from optex_core.backends._codegen_check import qualified_name, short_reason, war
 from optex_core.backends._tracing import TracingError, rule_to_python
 from optex_core.backends.numba._internals import is_compiled
 from optex_core.backends.numba._jit import address_to_pointer, carray, jit, readonly_view
-from optex_core.backends.numba.kernel_threads import KERNEL_THREADS
+from optex_core.backends.numba.kernel_threads import run_blocks
 from optex_core.backends.numba.kernels import (
     COLUMNS,
     column_blocks,
@@ -224,7 +224,7 @@ def make_fused_steps(
         wanted = [mean or i != 1 for i in range(len(at))]
         made: list[Any] = [backend.pool.empty(d, dtype) if w else None for w in wanted]
         more, distances = len(waiting) > 1 and p.distances_fn is None, None
-        KERNEL_THREADS.run(kernel, entries, blocks, *arguments(made, more))
+        run_blocks(kernel, entries, blocks, *arguments(made, more))
         if bad_entries.any():
             return None
         del waiting[0]
