@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
-from optex_core.testing.reference.digits import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import exact, in_digits, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class PushSequence:
     refused: list[int] = field(default_factory=list)  # bursts that came too late
 
 
+@in_digits
 def burst(
     v: np.ndarray, gradient: Callable[[np.ndarray, int], ArrayLike], rate: float, steps: int
 ) -> np.ndarray:
@@ -37,14 +38,14 @@ def burst(
 
     ``gradient(u, k)`` is the gradient on the k-th mini-batch.
     """
-    with localcontext(prec=DIGITS):
-        u, total = exact(v), exact(np.zeros(len(v)))
-        for k in range(steps):
-            step = Decimal(rate) * exact(gradient(rounded(u), k))
-            u, total = u - step, total + step
-        return rounded(total)
+    u, total = exact(v), exact(np.zeros(len(v)))
+    for k in range(steps):
+        step = Decimal(rate) * exact(gradient(rounded(u), k))
+        u, total = u - step, total + step
+    return rounded(total)
 
 
+@in_digits
 def simulate_pushes(
     x0: ArrayLike,
     events: Sequence[str | tuple[int, ArrayLike | tuple[ArrayLike, ArrayLike]]],
@@ -72,34 +73,33 @@ def simulate_pushes(
     """
     if on_late not in ("reject", "damp"):
         raise ArgumentError(f"the reference has on_late='reject' and 'damp', got {on_late!r}")
-    with localcontext(prec=DIGITS):
-        v, version, pulled, waiting = exact(x0), 0, [], []
-        found = PushSequence([rounded(v)])
-        for event in events:
-            if isinstance(event, str):
-                pulled.append(version)
-                continue
-            number, push = event
-            late = max_delay is not None and version - pulled[number] > max_delay
-            if late and on_late == "reject":
-                found.refused.append(number)
-                continue
-            waiting.append((number, push))
-            if len(waiting) < batch:
-                continue
-            for one, pushed in waiting:
-                delay = version - pulled[one]
-                eta = Decimal(float(step(version, delay) if callable(step) else step))
-                if max_delay is not None and delay > max_delay:
-                    eta = eta * (max_delay + 1) / (delay + 1)
-                if isinstance(pushed, tuple):
-                    a, b = pushed
-                    there = exact(np.broadcast_to(a, v.shape)) * v + exact(b)
-                    v = v + eta * (there - v)
-                else:
-                    v = v - eta * exact(pushed)
-                found.applied.append((one, version, delay, float(eta)))
-            waiting = []
-            version += 1
-            found.points.append(rounded(v))
+    v, version, pulled, waiting = exact(x0), 0, [], []
+    found = PushSequence([rounded(v)])
+    for event in events:
+        if isinstance(event, str):
+            pulled.append(version)
+            continue
+        number, push = event
+        late = max_delay is not None and version - pulled[number] > max_delay
+        if late and on_late == "reject":
+            found.refused.append(number)
+            continue
+        waiting.append((number, push))
+        if len(waiting) < batch:
+            continue
+        for one, pushed in waiting:
+            delay = version - pulled[one]
+            eta = Decimal(float(step(version, delay) if callable(step) else step))
+            if max_delay is not None and delay > max_delay:
+                eta = eta * (max_delay + 1) / (delay + 1)
+            if isinstance(pushed, tuple):
+                a, b = pushed
+                there = exact(np.broadcast_to(a, v.shape)) * v + exact(b)
+                v = v + eta * (there - v)
+            else:
+                v = v - eta * exact(pushed)
+            found.applied.append((one, version, delay, float(eta)))
+        waiting = []
+        version += 1
+        found.points.append(rounded(v))
     return found

@@ -9,7 +9,7 @@ tensors of some tens of entries; a step takes milliseconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from optex_core.optimizers._kronecker.base import KroneckerOptimizer
 from optex_core.optimizers._kronecker.refresh import GROWN
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
-from optex_core.testing.reference.digits import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import exact, in_digits, rounded
 
 #: ``gradient(x, t)``, shape (d,), at step t.
 Gradient = Callable[[np.ndarray, int], ArrayLike]
@@ -116,6 +116,7 @@ class Statistics:
         return turn or (self.seen > first and trace > Decimal(GROWN) * last)
 
 
+@in_digits
 def shampoo_path(
     optimizer: Shampoo,
     x0: ArrayLike,
@@ -150,13 +151,7 @@ def shampoo_path(
     the sources of the rest.
     """
     require_plain(optimizer, scope="tensor", packed_dtype=None)
-    with localcontext(prec=DIGITS):
-        return np.array(_walk(optimizer, exact(x0), gradient, steps, trusted))
-
-
-def _walk(
-    s: Shampoo, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
-) -> list[np.ndarray]:
+    s, x = optimizer, exact(x0)
     b2, momentum, ridge, graft_b2 = (Decimal(v) for v in (s.b2, s.momentum, s.ridge, s.graft_b2))
     usual = {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0)
     eps = Decimal(usual if s.graft_eps is None else s.graft_eps)
@@ -207,7 +202,7 @@ def _walk(
         else:
             x = keep * x - scale * w
         points.append(rounded(x))
-    return points
+    return np.array(points)
 
 
 def require_plain(s: KroneckerOptimizer, **more: object) -> None:

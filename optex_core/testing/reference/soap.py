@@ -10,7 +10,7 @@ milliseconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from optex_core.optimizers._kronecker.eigenbases import SHIFT
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.soap import SOAP
-from optex_core.testing.reference.digits import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import exact, in_digits, rounded
 from optex_core.testing.reference.shampoo import (
     Gradient,
     Statistics,
@@ -39,6 +39,7 @@ def orthonormal(A: np.ndarray) -> np.ndarray:
     return Q
 
 
+@in_digits
 def soap_path(
     optimizer: SOAP,
     x0: np.ndarray,
@@ -66,13 +67,7 @@ def soap_path(
     Vyas et al., arXiv 2409.11321, algorithms 3 and 4.
     """
     require_plain(optimizer)
-    with localcontext(prec=DIGITS):
-        return np.array(_walk(optimizer, exact(x0), gradient, steps, trusted))
-
-
-def _walk(
-    s: SOAP, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
-) -> list[np.ndarray]:
+    s, x = optimizer, exact(x0)
     b1, b2, eps = (Decimal(v) for v in (s.b1, s.b2, s.eps))
     statistics = Statistics(s, Decimal(s.statistics_decay))
     Q = [[exact(np.eye(len(A))) for A in of] for of in statistics.H]
@@ -106,7 +101,7 @@ def _walk(
         u = turned(m, back=False) / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
         x = (1 - rate * Decimal(s.decay)) * x - rate * turned(u, back=True)
         points.append(rounded(x))
-    return points
+    return np.array(points)
 
 
 def _basis(s: SOAP, A: np.ndarray, Q: np.ndarray, first: bool) -> np.ndarray:

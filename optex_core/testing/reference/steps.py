@@ -11,7 +11,7 @@ learning rate of step t = 1, 2, ..., `memory` a dict that starts empty, x and g 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optex_core.optimizers.schedules import initial_state, rate_at
-from optex_core.testing.reference.digits import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import exact, in_digits, rounded
 from optex_core.types import FirstOrderOptimizer
 
 #: The optimizer's settings; a vector of `Decimal`, shape (d,); what a rule keeps between steps.
@@ -136,6 +136,7 @@ _ALL = (sgd, adagrad, adadelta, rmsprop, adam, adamw, amsgrad, nadam, radam, ada
 RULES: dict[str, Callable[..., Vector]] = {rule.__name__: rule for rule in _ALL}
 
 
+@in_digits
 def optimizer_path(
     optimizer: FirstOrderOptimizer, x0: ArrayLike, gradients: Iterable[ArrayLike]
 ) -> np.ndarray:
@@ -159,10 +160,9 @@ def optimizer_path(
     numbers = {name: Decimal(v) for name, v in settings.items() if type(v) in (int, float)}
     s, schedule = SimpleNamespace(**{**settings, **numbers}), settings["learning_rate"]
     points, memory, rule = [], Memory(), RULES[settings["name"]]
-    with localcontext(prec=DIGITS):
-        x = exact(x0)
-        for t, g in enumerate(gradients, start=1):
-            rate = Decimal(rate_at(schedule, t - 1, initial_state(schedule))[0])
-            x = rule(s, rate, x, exact(g), t, memory)
-            points.append(rounded(x))
+    x = exact(x0)
+    for t, g in enumerate(gradients, start=1):
+        rate = Decimal(rate_at(schedule, t - 1, initial_state(schedule))[0])
+        x = rule(s, rate, x, exact(g), t, memory)
+        points.append(rounded(x))
     return np.array(points)
