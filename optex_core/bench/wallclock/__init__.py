@@ -2,7 +2,8 @@
 
 Gradients of 1 ms to 1 s, every executor. The ideal is the speed-up in rounds, as if workers,
 transport and the engine took no time. Gradients that compute are limited by this machine's cores;
-gradients that sleep are not. The folder of the run holds ``wallclock.json`` and ``wallclock.txt``.
+gradients that sleep are not. The folder of the run holds ``wallclock.json``, ``wallclock.txt`` and
+``wallclock.png``, which shows who worked when.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import signal
 from collections.abc import Iterable, Sequence
 from itertools import chain, product
 from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from optex_core._validation import one_of
 from optex_core.backends import BACKEND_NAMES
@@ -28,6 +32,9 @@ from optex_core.bench._runner import (
 )
 from optex_core.bench._tables import columns, short
 from optex_core.bench.wallclock.cell import ALONE, EXECUTORS, Setting, run, why_not
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = ("sleep", "compute")
 EXAMPLES = """  optex-core bench wallclock             about five minutes on two cores
@@ -65,12 +72,18 @@ def main(argv: Sequence[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, former)
     text = f"{LEGEND}\n\n{report(cells)}\n"
-    return finish("wallclock", output_folder("wallclock", args), text, {"cells": cells})
+    return finish(
+        "wallclock",
+        output_folder("wallclock", args),
+        text,
+        {"cells": cells},
+        lambda figure: draw_timelines(cells, figure),
+    )
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """End by an exception, so that the workers of a setting go; once, as `timeout` sends the signal
-    to the group too.
+    """End by an exception, so that the folder of a setting goes, and its workers; once, as
+    `timeout` sends the signal to the group too.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + signal.SIGTERM)
@@ -96,6 +109,33 @@ def report(cells: Sequence[Row]) -> str:
             f"{c['engine_ms']:.2f}",
         ])  # fmt: skip
     return columns(head, rows, left=(0, 1))
+
+
+def draw_timelines(cells: Sequence[Row], figure: Figure) -> None:
+    """Draw who evaluated when: one panel per executor, at its largest N and the gradient nearest to
+    50 ms; colours tell the rounds apart.
+    """
+    chosen = {}
+    for c in sorted(cells, key=lambda c: (c["workers"], -abs(np.log(c["milliseconds"] / 50)))):
+        chosen[c["kind"], c["executor"]] = c
+    figure.set_size_inches(11, 2.4 * max(1, len(chosen)))
+    for i, c in enumerate(chosen.values()):
+        axes = figure.add_subplot(len(chosen), 1, i + 1)
+        for worker, iteration, _, start, end in c["timeline"]:
+            colour = f"C{int(iteration) % 10}"
+            axes.barh(worker, end - start, left=start, height=0.8, color=colour, linewidth=0)
+        axes.set_title(
+            f"{c['executor']}: {c['workers']} workers, gradients {c['kind']} "
+            f"{c['milliseconds']:g} ms, {c['rounds']} rounds in {c['seconds']:.2f} s, workers busy "
+            f"{c['utilisation']:.0%}",
+            fontsize="medium",
+        )
+        axes.set_ylabel("worker")
+        axes.set_yticks(range(c["workers"]))
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    if chosen:
+        axes.set_xlabel("seconds; one colour per round")
 
 
 def _settings(args: argparse.Namespace) -> list[Setting]:

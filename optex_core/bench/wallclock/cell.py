@@ -1,5 +1,5 @@
 """One cell of `wallclock`: a run on real workers whose gradients take a set time, reduced to a few
-numbers.
+numbers and its timeline.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
 from optex_core.bench._runner import Row
-from optex_core.bench.wallclock.sleeping_objective import WARM, WARM_SECONDS, Slow
+from optex_core.bench.wallclock.sleeping_objective import WARM, Slow
 from optex_core.engine.optex import OptEx
 from optex_core.engine.result import Result
 from optex_core.errors import CapabilityError
@@ -79,22 +81,26 @@ def run(setting: Setting) -> Row:
         The setting; seconds of one worker and of data parallel to the goal (from the median of some
         of their rounds), and of `auto`; its rounds; per round, medians in milliseconds: slowest
         gradient, engine, and transport and scheduling, which is the rest; utilisation of the
-        workers by gradients.
+        workers; the timeline, rows of (worker, iteration, slot, begin, end).
     """
     if setting.executor == "mpi" and "OPTEX_BENCH_MPI" not in os.environ:
         return _within_mpi(setting)
     _dry_run(setting)
     # Workers are started once for all four runs: eight processes take ten seconds on two cores.
-    with _evaluator(setting) as evaluator:
+    with (
+        tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder,
+        _evaluator(setting, setting.workers, folder) as evaluator,
+    ):
+        place = (evaluator, folder)
         # At least five rounds and about two seconds tell the time of ALONE of them.
         some = min(ALONE, max(5, math.ceil(2000 / setting.milliseconds)))
-        alone = _run(setting, "sequential", 1, some, evaluator)[0]
-        parallel = _run(setting, "data_parallel", setting.workers, some, evaluator)[0]
+        alone = _run(setting, "sequential", 1, some, *place)[0]
+        parallel = _run(setting, "data_parallel", setting.workers, some, *place)[0]
         # The faster of two, since a shared machine has bad moments; which are short beside runs of
         # many seconds.
         runs = 2 if setting.milliseconds < LONG else 1
-        result, wall = min(
-            (_run(setting, "auto", setting.workers, ALONE, evaluator) for _ in range(runs)),
+        result, wall, timeline = min(
+            (_run(setting, "auto", setting.workers, ALONE, *place) for _ in range(runs)),
             key=lambda run: run[1],
         )
     trace = result.history
@@ -102,7 +108,7 @@ def run(setting: Setting) -> Row:
     inside = slice(1, int(result.nit))
     slowest, engine = trace.slowest[inside], trace.overhead[inside]
     rest = trace.seconds[inside] - slowest - engine
-    busy = result.njev * setting.milliseconds / 1e3
+    busy = sum(end - begin for _, _, _, begin, end in timeline)
     return {
         **asdict(setting),
         "one_worker_s": float(np.nanmedian(alone.history.seconds)) * (ALONE + 1),
@@ -115,6 +121,7 @@ def run(setting: Setting) -> Row:
         "engine_ms": _median(engine),
         "transport_ms": _median(rest),
         "utilisation": busy / (setting.workers * wall),
+        "timeline": timeline,
     }
 
 
@@ -123,21 +130,18 @@ def _dry_run(setting: Setting) -> None:
     h = np.geomspace(1.0, 0.01, setting.d)
     objective = make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))
     with make_evaluator(objective) as evaluator:
-        _run(setting, "auto", setting.workers, 6, evaluator)
+        _loop(setting, "auto", setting.workers, 6, evaluator)
 
 
-def _run(
+def _loop(
     setting: Setting, strategy: str, parallelism: int, rounds: int, evaluator: Evaluator
-) -> tuple[Result, float]:
-    """One run on workers that are up, and its seconds."""
+) -> Result:
     engine = OptEx(
         start(setting.d), optimizer=SGD(1.0), parallelism=parallelism, strategy=strategy,
         backend=setting.backend, rng=0, maxiter=rounds, target=goal(setting.d),
     )  # fmt: skip
     policy = FailurePolicy("raise", 0, None, None, None, None)
-    begin = time.perf_counter()
-    result = EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
-    return result, time.perf_counter() - begin
+    return EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
 
 
 def why_not(executor: str) -> str:
@@ -150,31 +154,56 @@ def why_not(executor: str) -> str:
     return ""
 
 
+def _run(
+    setting: Setting,
+    strategy: str,
+    parallelism: int,
+    rounds: int,
+    evaluator: Evaluator,
+    folder: str,
+) -> tuple[Result, float, list[list[float]]]:
+    """One run on workers that are up: result, seconds, timeline."""
+    for path in Path(folder).iterdir():
+        path.write_text("", encoding="utf-8")
+    begin = time.perf_counter()
+    result = _loop(setting, strategy, parallelism, rounds, evaluator)
+    wall = time.perf_counter() - begin
+    _wake(evaluator, setting, lambda: len(_timeline(folder)) >= result.njev)
+    return result, wall, _timeline(folder)
+
+
 @contextmanager
-def _evaluator(setting: Setting) -> Iterator[Evaluator]:
-    """An evaluator whose workers are up: as many calls as workers take as long as one."""
-    fun = Slow(setting.d, setting.milliseconds / 1e3, setting.kind == "compute")
+def _evaluator(setting: Setting, workers: int, folder: str) -> Iterator[Evaluator]:
+    """An evaluator whose workers are up: all of them have been asked once."""
+    fun = Slow(setting.d, setting.milliseconds / 1e3, setting.kind == "compute", folder)
     objective = make_objective(fun, x0=start(setting.d))
-    calls = [Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)]
     with ExitStack() as stack:
-        pool = _pool(setting.executor, setting.workers, stack)
-        evaluator = make_evaluator(objective, pool, parallelism=setting.workers)
-        stack.enter_context(evaluator)
-        took, end = math.inf, time.monotonic() + 60
-        while took > 2 * WARM_SECONDS:
-            if time.monotonic() > end:
-                raise CapabilityError(
-                    f"{setting.key}: {setting.workers} workers have not answered at once "
-                    f"within a minute; run with fewer (-N)"
-                )
-            begin = time.perf_counter()
-            evaluator.submit(calls)
-            while evaluator.pending:
-                for outcome in evaluator.next():
-                    if outcome.error is not None:
-                        raise outcome.error
-            took = time.perf_counter() - begin
+        pool = _pool(setting.executor, workers, stack)
+        evaluator = stack.enter_context(make_evaluator(objective, pool, parallelism=workers))
+        _wake(evaluator, setting, lambda: len(os.listdir(folder)) >= workers)
         yield evaluator
+
+
+def _wake(evaluator: Evaluator, setting: Setting, enough: Callable[[], bool]) -> None:
+    """Ask all workers for something short, until it has been enough."""
+    end = time.monotonic() + 60
+    while not enough():
+        if time.monotonic() > end:
+            raise CapabilityError(
+                f"{setting.key}: of {setting.workers} workers not all have answered "
+                f"within a minute; run with fewer (-N)"
+            )
+        evaluator.submit(
+            [Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)]
+        )
+        evaluator.drain() if not evaluator.asynchronous else _collect(evaluator)
+
+
+def _collect(evaluator: Evaluator) -> None:
+    while evaluator.pending:
+        for outcome in evaluator.next():
+            if outcome.error is not None:
+                raise outcome.error
 
 
 def _pool(executor: str, workers: int, stack: ExitStack) -> object:
@@ -219,6 +248,20 @@ def _within_mpi(setting: Setting) -> Row:
         )
     found: Row = json.loads(lines[-1].removeprefix("cell "))
     return found
+
+
+def _timeline(folder: str) -> list[list[float]]:
+    """What the workers have noted, without the warm-up: (worker, iteration, slot, begin, end),
+    seconds since the first.
+    """
+    rows = []
+    for worker, path in enumerate(sorted(Path(folder).iterdir())):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            iteration, slot, begin, end = json.loads(line)
+            if iteration != WARM:
+                rows.append([worker, iteration, slot, begin, end])
+    first = min((row[3] for row in rows), default=0.0)
+    return [[*row[:3], round(row[3] - first, 5), round(row[4] - first, 5)] for row in rows]
 
 
 def _median(values: np.ndarray) -> float:
