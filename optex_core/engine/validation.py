@@ -48,14 +48,11 @@ def as_gradient(gradient: object, x: Array, backend: Backend, name: str = "the g
         return backend.copy_in(gradient, x.dtype)
     g = real_array(name, gradient)
     if is_cupy(g) != is_cupy(x):
-        there, here, move = (
-            ("a NumPy array", "on the GPU", "asarray")
-            if is_cupy(x)
-            else ("on the GPU", "a NumPy array", "asnumpy")
-        )
+        places = ("on the GPU", "a NumPy array")
+        there, here = places if is_cupy(g) else places[::-1]
         raise ArgumentTypeError(
             f"{name} is {there} but x is {here}; arrays are never moved silently, pass "
-            f"cupy.{move}(...)"
+            f"cupy.{'asarray' if is_cupy(x) else 'asnumpy'}(...)"
         )
     if g.shape != x.shape and not (g.size == 1 == len(x)):
         raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")

@@ -428,10 +428,6 @@ class SubspaceBasis:
         length = math.nan if c is None else self.metric.row_products(c)[0]
         return math.sqrt(max(length, 0.0)) < self.finite_limit
 
-    def squared_norm(self, c: np.ndarray | None) -> float:
-        """|sum_k c_k basis_k|^2; nan for None."""
-        return math.nan if c is None else self.metric.squared_norm(c)
-
     def distances(self, p: SubspaceVector) -> np.ndarray:
         """Squared distances to the rows in ring order, shape (n,); `p` is of this basis."""
         h, c = self.history, self.to_current_basis(p)

@@ -127,14 +127,17 @@ class CoefficientSpace:
 
     def squared_norm(self, g: Vector) -> float:
         if isinstance(g, SubspaceVector):
-            return self.basis.squared_norm(self.basis.to_current_basis(g))
+            c = self.basis.to_current_basis(g)
+            return math.nan if c is None else self.basis.metric.squared_norm(c)
         return self._arrays.squared_norm(g)
 
     def distance(self, a: Vector, b: Vector) -> float:
         if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
             return self._arrays.distance(a, b)
         c, e = self.tracker.coefficients(a), self.tracker.coefficients(b)
-        return math.nan if c is None or e is None else math.sqrt(self.basis.squared_norm(c - e))
+        return (
+            math.nan if c is None or e is None else math.sqrt(self.basis.metric.squared_norm(c - e))
+        )
 
     def average(self, gradients: Sequence[Array]) -> Array:
         mean = self.backend.average(gradients)
