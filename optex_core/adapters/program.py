@@ -31,7 +31,7 @@ from optex_core.adapters.program_files import (
     write_vector,
 )
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
-from optex_core.execution.programs import runner
+from optex_core.execution import programs
 from optex_core.types import OUTSIDE_A_RUN, Context
 
 #: Seconds that whoever set the evaluation's time limit has to act first, and to say so in the
@@ -86,7 +86,7 @@ class Program:
                 f"an external program takes real vectors of NumPy, got {short_repr(x)}; "
                 "differences by complex step are not for it"
             )
-        with runner.work_directory(self.folder) as workdir:
+        with programs.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
     def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> object:
@@ -112,7 +112,7 @@ class Program:
             environment.pop(name, None)
             if text is not None:
                 environment[name] = text
-        ended = runner.run_program(
+        ended = programs.run_program(
             words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None)
         )
         failure = ""
@@ -132,7 +132,7 @@ class Program:
         raise EvaluationError(failure + said, detail)
 
     def _exit_failure(
-        self, ended: runner.ProgramExit, words: Sequence[str], limits: Sequence[float]
+        self, ended: programs.ProgramExit, words: Sequence[str], limits: Sequence[float]
     ) -> str:
         """Return "" or what is wrong with how the program ended."""
         name = self.__name__
@@ -319,7 +319,7 @@ def subprocess(
     changes = {} if env is None else env
     codes = sequence("exit_codes", exit_codes, "integers")
     home = _work_folder(folder)
-    runner.remove_stale_dirs(home)
+    programs.remove_stale_dirs(home)
     return Program(
         command=tuple(words),
         parameters=made["parameters"],

@@ -76,14 +76,14 @@ print("a process answered; large vectors in " + where)
 """
 _PROGRAMS = """
 import sys, pathlib
-from optex_core.execution.programs import runner
-with runner.work_directory() as folder:
+from optex_core.execution import programs
+with programs.work_directory() as folder:
     command, files = [sys.executable, "-c", "pass"], dict(out=folder / "out", err=folder / "err")
-    ended = runner.run_program(command, cwd=folder, timeout=60, **files)
+    ended = programs.run_program(command, cwd=folder, timeout=60, **files)
 assert ended.status == 0, ended
 bound = ", and cannot outlive its evaluation"
 unbound = "; it outlives a Python process that is killed"
-print("a program ran" + (bound if runner.POSIX else unbound))
+print("a program ran" + (bound if programs.POSIX else unbound))
 """
 _DASK = """
 from distributed import Client

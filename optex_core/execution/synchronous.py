@@ -13,8 +13,7 @@ from typing import Any
 
 from optex_core._validation import short_repr
 from optex_core.errors import EvaluationError, format_traceback
-from optex_core.execution import base
-from optex_core.execution.programs import runner
+from optex_core.execution import base, programs
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
     SerializedResult,
@@ -49,7 +48,7 @@ class SynchronousEvaluator(base.Evaluator):
 
     def close(self) -> None:
         self._waiting.clear()
-        runner.release_guardian()
+        programs.release_guardian()
 
     def _take(self) -> list[Task]:
         """The tasks that the next call evaluates, by id: all of them."""

@@ -24,7 +24,7 @@ import pytest
 import optex_core as ox
 from optex_core.adapters.program import Program, ProgramFailure
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
-from optex_core.execution.programs import runner as programs
+from optex_core.execution import programs
 from optex_core.execution.workers.pool import TaskFuture
 from optex_core.execution.workers.thread import ThreadWorker
 from optex_core.types import Context

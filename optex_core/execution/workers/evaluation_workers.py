@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from optex_core._validation import short_repr
 from optex_core.errors import CapabilityError
-from optex_core.execution.programs import runner
+from optex_core.execution import programs
 from optex_core.execution.workers import serialization
 from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
@@ -155,7 +155,7 @@ class Workers:
         self.running.clear()
         if self.pool is not None:
             self.pool.close()
-            runner.release_guardian()
+            programs.release_guardian()
         elif self.owned:
             self._executor.shutdown(wait=False, cancel_futures=True)
         if self._memory is not None:

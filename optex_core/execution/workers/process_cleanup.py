@@ -7,7 +7,7 @@ process group or session, so nothing has to be registered. Three parties look fo
 - The driver, when a worker dies or is terminated: `kill_tagged`.
 - A worker's watchdog thread, when the driver is killed: `start_parent_watchdog`.
 - The guardian, when a process that runs programs is killed: a small process (this file, run as a
-  script) at the other end of a pipe; see `programs.runner`. It also kills the process groups and
+  script) at the other end of a pipe; see `execution.programs`. It also kills the process groups and
   removes the folders that it was told of, for systems other than Linux, where environments of
   other processes cannot be read.
 

@@ -6,7 +6,7 @@ import queue
 import threading
 from concurrent.futures import Future
 
-from optex_core.execution.programs import runner
+from optex_core.execution import programs
 from optex_core.execution.workers.pool import PoolWorker, TaskFuture
 
 
@@ -34,7 +34,7 @@ class ThreadWorker(PoolWorker):
         self._calls.put(None)
         with self._ending:
             if self._busy and not self._ended and self._thread.ident is not None:
-                runner.kill_for_thread(self._thread.ident)
+                programs.kill_for_thread(self._thread.ident)
         return not self._busy
 
     def _serve(self) -> None:
@@ -52,4 +52,4 @@ class ThreadWorker(PoolWorker):
             del task, args  # not to be kept while this waits
         with self._ending:
             self._ended = True
-            runner.forget_thread(threading.get_ident())
+            programs.forget_thread(threading.get_ident())
