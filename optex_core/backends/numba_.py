@@ -211,10 +211,9 @@ class NumbaBackend(Backend):
         scalars: int,
     ) -> SubspaceRolloutFunction | None:
         try:
-            found = coefficient_steps.compile_rollout(lines, result, constant, rule, slots, scalars)
+            return coefficient_steps.compile_rollout(lines, result, constant, rule, slots, scalars)
         except TracingError:
             return None
-        return None if found.refused else found
 
     def fused_steps(
         self,

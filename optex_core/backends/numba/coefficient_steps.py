@@ -7,7 +7,6 @@ whose overhead is ten times their arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from optex_core.backends._codegen_check import warn_not_compilable
 from optex_core.backends._tracing import TracingError, rule_to_python
 from optex_core.backends.numba._jit import jit
-from optex_core.backends.types import Rule
+from optex_core.backends.types import Rule, SubspaceRolloutFunction
 
 _SOURCE = """
 def product(A, u, out):
@@ -75,26 +74,10 @@ def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scala
 """
 
 
-class CompiledRollout:
-    """The function of one kernel and one rule; `refused` where it does not compile."""
-
-    def __init__(self, function: Callable[..., int], rule: Rule) -> None:
-        self._function, self._rule, self.refused = function, rule, False
-
-    def __call__(self, *arguments: object) -> int:
-        """As `Backend.subspace_rollout` says; TracingError, after a warning, if it fails."""
-        try:
-            return int(self._function(*arguments))
-        except Exception as error:  # its arithmetic raises nothing: this is the compiler
-            self.refused = True
-            warn_not_compilable(self._rule, error)
-            raise TracingError(str(error)) from error
-
-
 @lru_cache(maxsize=64)
 def compile_rollout(
     lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
-) -> CompiledRollout:
+) -> SubspaceRolloutFunction:
     """See `Backend.subspace_rollout`. TracingError if the rule cannot be traced, or returns another
     number of vectors than it is given: compiled code checks no bounds.
     """
@@ -120,4 +103,17 @@ def compile_rollout(
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
     scope["product"] = jit(scope["product"], "product of a matrix and a vector")
-    return CompiledRollout(jit(scope["rollout"], source), rule)
+    compiled = jit(scope["rollout"], source)
+    failed: list[str] = []
+
+    def rollout(*arguments: object) -> int:
+        """As `Backend.subspace_rollout` says; TracingError, after a warning, if it fails."""
+        if not failed:
+            try:
+                return int(compiled(*arguments))
+            except Exception as error:  # its arithmetic raises nothing: this is the compiler
+                warn_not_compilable(rule, error)
+                failed.append(str(error))
+        raise TracingError(failed[0])
+
+    return rollout
