@@ -279,19 +279,18 @@ class Lookahead(Strategy):
             )
             return self._stay(view, stay)
         x, best, winner = lowest
-        before: list[Evaluated] = []  # on the winner's path
-        others: list[Evaluated] = []
-        for each in found:
-            same = each[2].proposer == winner.proposer and winner.proposer in plan.ends
-            if each is not lowest:
-                (before if same and each[2].step < winner.step else others).append(each)
-        others.sort(key=lambda each: (each[2].proposer, each[2].step))
-        before.sort(key=lambda each: each[2].step)
-        order = [*others, *before, lowest]
+
+        def place(each: Evaluated) -> tuple[bool, bool, str, int]:
+            """Sort key: the winner last, before it the points of its path up to it."""
+            name, step = each[2].proposer, each[2].step
+            before = name == winner.proposer and name in plan.ends and step < winner.step
+            return each is lowest, before, name, step
+
+        order = sorted(found, key=place)
         rows = s.rows.extended(
             [point for point, _, _ in order],
             [one.gradient for _, one, _ in order],
-            [False] * len(others) + [True] * (len(before) + 1),
+            [any(place(each)[:2]) for each in order],
             lowest=True,
             most=self._most_rows(view),
         )

@@ -226,9 +226,7 @@ def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) ->
     """Records of the proposers, lengths of the paths and the trust region after a round."""
     f, lowest = s.value, min((one.value for _, one, _ in found), default=np.inf)
     fell = lowest < f
-    drops: dict[str, float] = {}
-    for candidate in plan.candidates:
-        drops.setdefault(candidate.proposer, 0.0)
+    drops = dict.fromkeys((candidate.proposer for candidate in plan.candidates), 0.0)
     for _, one, candidate in found:
         drops[candidate.proposer] = max(drops[candidate.proposer], f - one.value)
     records = s.records.copy()
