@@ -139,8 +139,6 @@ class Shampoo(KroneckerOptimizer):
         adagrad.
     scope : {"tensor", "block"}, default "tensor"
         Lengths are taken over a whole tensor (the paper and Google's) or over each tile (Meta's).
-    decay : float, default 0
-        (weight_decay) Decoupled, multiplied by the rate, as in `AdamW`.
     ridge : float, default 1e-6
         (epsilon) Relative to the largest eigenvalue of each factor (Google's; an absolute one
         amplified rounding noise 35-fold), at least 8 eps of the state's dtype; never added into the

@@ -70,8 +70,6 @@ class SOAP(KroneckerOptimizer):
         (shampoo_beta) Decay of the statistics, in (0, 1]; 1 sums. None: `b2`.
     eps : float, default 1e-8
         (epsilon) Added outside the root, in units of the gradient.
-    decay : float, default 0
-        (weight_decay) Decoupled, multiplied by the rate, as in `AdamW`.
     basis : {"qr", "eigh"}, default "qr"
         A step of the power iteration from the basis before, Q~ = qr(H Q), and an
         eigendecomposition only for the first (the paper's), or always that.

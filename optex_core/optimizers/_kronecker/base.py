@@ -110,6 +110,8 @@ class KroneckerOptimizer(Optimizer):
         Trusted gradients in a row that are not finite before an `EvaluationError`; each is left out
         until then. None: no limit. A loss scaler that begins at 2^16 and halves itself skips up to
         16 in a row.
+    decay : float
+        (weight_decay) Decoupled, multiplied by the rate, as in `AdamW`.
     roots : MatrixService or None, default None
         Computes jobs in the background; None: here, when they are due. Not part of a saved run.
     """

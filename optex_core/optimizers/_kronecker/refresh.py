@@ -44,13 +44,8 @@ def leave_out(work: Workspace, g: Array, state: KroneckerState, trusted: bool) -
             "x is as it was before them: lower the learning rate or look at the gradient there "
             "(max_skipped=None goes on for ever)"
         )
-    logger.warning(
-        "%s: a gradient that is not finite, in %s, was left out at step %d; x, statistics and "
-        "roots stay as they were",
-        kind,
-        where.label,
-        state.t,
-    )
+    said = "%s: a gradient that is not finite, in %s, was left out at step %d; all else stays"
+    logger.warning(said, kind, where.label, state.t)
     return replace(state, skipped=state.skipped + 1, skipped_in_a_row=row)
 
 
@@ -97,13 +92,9 @@ def _put_back(work: Workspace, packed: Array, old: Array, found: np.ndarray) -> 
         if (factor.stack, factor.tile) in bad:
             packed[factor.packed] = old[factor.packed]
     names = [work.layout.label(factors[i]) for i in bad.values()]
-    logger.warning(
-        "%s: the squares of a gradient overflow in %d tiles (%s); their statistics stay as they "
-        "were",
-        type(work.settings).__name__,
-        len(bad),
-        "; ".join(names if len(names) <= 4 else [*names[:3], "..."]),
-    )
+    where = "; ".join(names if len(names) <= 4 else [*names[:3], "..."])
+    said = "%s: the squares of a gradient overflow in %d tiles (%s); their statistics stay"
+    logger.warning(said, type(work.settings).__name__, len(bad), where)
     return len(bad)
 
 
@@ -193,13 +184,11 @@ def _install(
         matrix = None if root.matrix is None else root.matrix.astype(work.dtype)
         if matrix is None or not abs(matrix).max() < math.inf:  # a root may not fit into float32
             rejected += 1
-            logger.warning(
-                "%s: a matrix of size %d for %s missed its residual (%.3g); the earlier one stays",
-                type(s).__name__,
-                f.task.n,
-                work.layout.label(f),
-                root.residual,
+            said = (
+                "%s: a matrix of size %d for %s missed its residual (%.3g); the earlier one stays"
             )
+            named = type(s).__name__, f.task.n, work.layout.label(f)
+            logger.warning(said, *named, root.residual)
             continue
         if (f.stack, f.place) not in copied:
             copied.add((f.stack, f.place))
