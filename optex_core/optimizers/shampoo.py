@@ -25,13 +25,13 @@ from optex_core.errors import ArgumentError
 from optex_core.optimizers._kronecker.base import (
     BY_PRESET,
     KroneckerOptimizer,
+    KroneckerState,
     Workspace,
     decay_rule,
     mean_rule,
 )
 from optex_core.optimizers._kronecker.blocking import BlockBatch, BlockRules
 from optex_core.optimizers._kronecker.matrix_roots import MIN_RIDGE_IN_EPS
-from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.types import Array

@@ -12,12 +12,12 @@ from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL, checked_by
 from optex_core.optimizers._kronecker.base import (
     BY_PRESET,
     KroneckerOptimizer,
+    KroneckerState,
     Workspace,
     decay_rule,
     mean_rule,
 )
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
-from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.types import Array

@@ -1,4 +1,4 @@
-"""Optimizers with a matrix for each axis of a tensor: their settings, and the course of a step."""
+"""Optimizers with a matrix for each axis of a tensor: settings, state, and the course of a step."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ from optex_core.optimizers._kronecker.blocking import SIDES, BlockLayout, BlockR
 from optex_core.optimizers._kronecker.cost_estimate import CostEstimate, estimate_cost
 from optex_core.optimizers._kronecker.matrix_jobs import MatrixService
 from optex_core.optimizers._kronecker.refresh import leave_out, update_statistics
-from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
 from optex_core.optimizers.base import Optimizer
 from optex_core.optimizers.parameter_blocks import Block, blocks_from_shapes
-from optex_core.optimizers.schedules import LearningRate, check_rate, rate_at
+from optex_core.optimizers.schedules import LearningRate, check_rate, initial_state, rate_at
 from optex_core.types import Array
 
 #: The default of a setting whose value the preset gives.
@@ -51,6 +50,28 @@ def mean_rule(xp):
 
 def decay_rule(xp):
     return lambda x, u, keep: (keep * x - u,)
+
+
+@dataclass(frozen=True, slots=True)
+class KroneckerState:
+    """The state, jobs in flight included: arrays and integers."""
+
+    t: int  # steps taken: schedules and bias corrections of the moments count these
+    seen: int  # trusted steps: statistics, intervals, delays and the start count these
+    updates: int  # of the statistics
+    slots: tuple[Array, ...]  # (d,): the moments
+    schedule: tuple[float, ...]
+    statistics: Array  # (packed_entries,): a lower triangle for each factor, one after the other
+    #: For each stack, for each preconditioned axis: roots or bases, (tiles, n, n).
+    matrices: tuple[tuple[Array, ...], ...]
+    versions: tuple[int, ...]  # for each factor the trusted step of its root's statistics, or 0
+    born: Array  # (factors,), int64: the update that was the first with a gradient, or 0
+    traces: Array  # (factors,), float64: of the mean statistics in the last job of each, or 0
+    pending: tuple[Array | None, ...]  # jobs in flight: that of trusted step s at s % delay
+    due: tuple[Array | None, ...]  # int64: the factors of each
+    rejected: int = 0  # matrices that missed their residual: the earlier one stayed
+    skipped: int = 0  # gradients or Gram matrices that were not finite: left out
+    skipped_in_a_row: int = 0  # trusted gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +245,42 @@ class KroneckerOptimizer(Optimizer):
     # The course of a run.
 
     def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
-        """The state before the first step."""
-        return first_state(self, x, backend or for_array(x))
+        """The state before the first step: zeros for roots, identities for bases."""
+        backend = backend or for_array(x)
+        layout, dtype = self.layout(len(x)), self.state_dtype(x)
+        try:
+            statistics = backend.zeros(layout.packed_entries, dtype)
+            matrices = []
+            for stack in layout.stacks:
+                sizes = [stack.tile[axis] for axis in stack.axes]
+                found = tuple(backend.zeros((stack.number, n, n), dtype) for n in sizes)
+                if not stack.p:
+                    for bases in found:
+                        bases[...] = backend.xp.eye(bases.shape[-1])
+                matrices.append(found)
+            slots = tuple(backend.zeros(len(x), x.dtype) for _ in range(self.moments))
+        except (MemoryError, ValueError) as error:
+            # ValueError: NumPy's, for sizes beyond any address
+            needed = estimate_cost(self, layout, np.dtype(x.dtype))
+            raise ArgumentError(
+                f"the state takes {needed.bytes / 1e9:.3g} GB, more than there is; "
+                f"pass a smaller block_size, sides='left', or vectors=False, "
+                "and see optimizer.plan()"
+            ) from error
+        return KroneckerState(
+            t=0,
+            seen=0,
+            updates=0,
+            slots=slots,
+            schedule=initial_state(self.learning_rate),
+            statistics=statistics,
+            matrices=tuple(matrices),
+            versions=(0,) * len(layout.factors),
+            born=np.zeros(len(layout.factors), np.int64),
+            traces=np.zeros(len(layout.factors)),
+            pending=(None,) * self.delay,
+            due=(None,) * self.delay,
+        )
 
     def step(
         self,
@@ -265,7 +320,26 @@ class KroneckerOptimizer(Optimizer):
         (tensors with tiles that step by their graft, or Adam, until their roots are there),
         rejected, skipped.
         """
-        return count(self, state)
+        tensors = ["x"] * len(state.versions)
+        if self.shapes is not None:
+            layout = self.layout(sum(math.prod(shape) for _, shape in self.shapes))
+            tensors = [layout.tensors[layout.group_of(f).tensor].label for f in layout.factors]
+        ages = [state.seen - version if version else None for version in state.versions]
+        oldest = max((age for age in ages if age is not None), default=None)
+        return {
+            "steps": state.t,
+            "trusted": state.seen,
+            "updates": state.updates,
+            "roots": sum(age is not None for age in ages),
+            "pending": sum(job is not None for job in state.pending),
+            "oldest": oldest,
+            "oldest_tensor": None if oldest is None else tensors[ages.index(oldest)],
+            "waiting": list(
+                dict.fromkeys(t for t, age in zip(tensors, ages, strict=True) if age is None)
+            ),
+            "rejected": state.rejected,
+            "skipped": state.skipped,
+        }
 
     def plan(self, *, dtype: DTypeLike = np.float64, show: bool = True) -> CostEstimate:
         """Memory and work for the `shapes`, before anything is allocated: written to standard

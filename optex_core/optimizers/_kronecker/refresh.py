@@ -19,8 +19,7 @@ from optex_core.optimizers._kronecker.statistics import accumulate_statistics, t
 from optex_core.types import Array
 
 if TYPE_CHECKING:
-    from optex_core.optimizers._kronecker.base import Workspace
-    from optex_core.optimizers._kronecker.state import KroneckerState
+    from optex_core.optimizers._kronecker.base import KroneckerState, Workspace
 
 logger = logging.getLogger("optex_core")
 
