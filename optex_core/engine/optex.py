@@ -357,6 +357,8 @@ class OptEx:
     def stop(self, elapsed: float | None = None) -> dict[str, float]:
         """Tell what ended the run, such as ``{"gtol": 1e-7}``; ``{}`` while it is running.
 
+        A run whose time is up is ended here: the engine has no clock of its own.
+
         Parameters
         ----------
         elapsed : float, optional
@@ -374,8 +376,8 @@ class OptEx:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES."""
         if not self.state.finished:
             averages = self.machine.averages_gradients
-            alone = status is Status.CALLBACK and not averages
-            self.machine.end_run({status.key: True}, alone=alone)
+            iterate_only = status is Status.CALLBACK and not averages
+            self.machine.end_run({status.key: True}, iterate_only=iterate_only)
 
     @_locked
     def close_round(self) -> None:

@@ -1,17 +1,21 @@
 """The course of a run: rounds of Algorithm 1 until a criterion fires.
 
-`RoundMachine.advance` is one round on one page. The reference implementation beside it is
-`optex_core.testing.reference.optex.ReferenceOptEx`. To follow a round of `paper`, open five files:
+`RoundMachine.advance` is one round on one page: `ask` opens the round with it, the last `tell`
+closes it. The reference implementation beside it is
+`optex_core.testing.reference.optex.ReferenceOptEx`. To follow a round of `paper`, open these files:
 
 1. this one: plan, evaluate, record, step;
 2. `engine/surrogate.py`: the history, and the fit to it when `posterior` is first asked for;
 3. `strategies/paper.py`: which points are evaluated, and which gradient the step is taken with;
 4. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), in `EngineView.predict`,
-   `PlainRollout.step` and `ArraySpace`;
+   `PlainRollout.step` and `ArraySpace`; records (`Proposal`, `Update`) are in `strategies/base.py`;
 5. `model/posterior.py`: mu as a weighted sum of the gradients in the history.
 
-For every number: `model/kriging.py` (the weights), `model/likelihood.py` (length and noise),
-`model/history.py` (distances), `optimizers/adam.py` (FO-OPT), a file of `model/kernels`.
+For every number: `model/estimator.py` (the fit), `model/kriging.py` (the weights),
+`model/likelihood.py` (length and noise), `model/history.py` (distances), `optimizers/adam.py`
+(FO-OPT), a file of `model/kernels`. Two faster ways give the same path: several operations in one
+compiled loop (`FusedRollout`; elementwise rules on Numba), and coefficients over the history in
+place of vectors (`strategies/_subspace`; SGD with many parameters).
 
 Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
 may be a user's, can raise here.
@@ -93,7 +97,7 @@ class RoundMachine:
             self._open(proposal, spent, final)
         elif not s.finished and all(r.done) and not self._ends_at_average(r):
             with surrogate.computing():
-                view = surrogate.view()
+                view = surrogate.view()  # it fits when asked: to the new rows, too
                 # Outliers and failed evaluations are left out of the model.
                 kept = r.filter_observations(strategy)
                 selected = strategy.select(kept)
@@ -186,7 +190,7 @@ class RoundMachine:
         return self.settings.strategy.averages_gradients(self.state.strategy_state)
 
     def record_iterate(self, value: float, gradient: Array) -> None:
-        """Check the criteria that read the value and gradient of theta_t, which are known now."""
+        """Take value and gradient of theta_t, and end the run if a criterion fires on them."""
         s, r, criteria = self.state, self.round, self.settings.criteria
         s.value, s.gradient, s.value_known, self._gradient_norm = value, gradient, True, math.nan
         fired: dict[str, Any] = criteria.at_iterate(value, s.previous_value, self.gradient_norm())
@@ -203,8 +207,8 @@ class RoundMachine:
         if final and self._last_evaluation(r):
             fired["max_evals"] = criteria.max_evals
         if fired or final or s.finished:
-            alone = final or not self.averages_gradients
-            self.end_run(fired, alone=alone)
+            iterate_only = final or not self.averages_gradients
+            self.end_run(fired, iterate_only=iterate_only)
         if self.on_iterate is not None:
             self.on_iterate()
 
@@ -323,23 +327,23 @@ class RoundMachine:
             s.reasons.update(fired)
             s.ends_at_iterate = True
 
-    def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
-        """The row of the round as it stands, with `alone` of theta_t only: the workers decide which
-        others have been told.
+    def _row(self, r: RoundState, iterate_only: bool = False) -> IterationRecord:
+        """The row of the round as it stands; of theta_t with `iterate_only`, where the workers
+        decide which others were told.
         """
         s = self.state
         return IterationRecord(
             s.nit,
             value=s.value,
             gradient_norm=self.gradient_norm(),
-            evaluations=1 if alone else r.evaluations,
+            evaluations=1 if iterate_only else r.evaluations,
             window=r.proposal.predicted_steps,
-            prediction_error=r.prediction_error(self.surrogate.space, alone),
+            prediction_error=r.prediction_error(self.surrogate.space, iterate_only),
             slowest=r.seconds,
         )
 
-    def end_run(self, reasons: dict[str, Any], alone: bool = False) -> None:
-        """End the run for `reasons`; see `_row` for `alone`."""
+    def end_run(self, reasons: dict[str, Any], iterate_only: bool = False) -> None:
+        """End the run for `reasons`; `iterate_only` as in `_row`."""
         s, r = self.state, self.round
         s.reasons.update(reasons)
         if not {"failed", "diverged"}.isdisjoint(reasons):
@@ -356,7 +360,7 @@ class RoundMachine:
             row = (
                 IterationRecord(s.nit, s.value, self.gradient_norm())
                 if r is None
-                else self._row(r, alone)
+                else self._row(r, iterate_only)
             )
             row.window = row.accepted = 0
             self.trace.append(row)
