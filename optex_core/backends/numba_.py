@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from optex_core.backends._buffer_pool import MIN_BYTES, BufferPool
 from optex_core.backends._codegen_check import warn_once
+from optex_core.backends._memory import MIN_BYTES, BufferPool
 from optex_core.backends._tracing import TracingError
 from optex_core.backends.base import Backend
 from optex_core.backends.numpy_ import NumpyBackend

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import is_elementwise
-from optex_core.backends._scratch import Scratch
+from optex_core.backends._memory import Scratch
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
 from optex_core.backends.types import Rule

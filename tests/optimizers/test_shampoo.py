@@ -15,7 +15,7 @@ from kronecker_paths import SHAPES, D, InlineService, gradient, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
-from optex_core.backends._scratch import Scratch
+from optex_core.backends._memory import Scratch
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers._kronecker.blocking import BlockRules, make_layout
 from optex_core.optimizers._kronecker.matrix_jobs import MatrixResult

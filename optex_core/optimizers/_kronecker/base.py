@@ -23,7 +23,7 @@ from optex_core._validation import (
     short_repr,
 )
 from optex_core.backends import for_array
-from optex_core.backends._scratch import Scratch
+from optex_core.backends._memory import Scratch
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import (
     MAX_DOT_UNTHREADED,

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import DTypeLike
 
-from optex_core.backends._scratch import Scratch
+from optex_core.backends._memory import Scratch
 from optex_core.optimizers._kronecker.matrix_jobs import MatrixTask, balance_load
 from optex_core.optimizers.parameter_blocks import Block, merge_small_axes
 from optex_core.types import Array

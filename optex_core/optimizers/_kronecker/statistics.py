@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optex_core.backends._scratch import Scratch
+from optex_core.backends._memory import Scratch
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.blocking import BlockBatch, BlockLayout
 from optex_core.optimizers._kronecker.matrix_jobs import tril_indices

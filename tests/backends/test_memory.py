@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optex_core.backends import get_backend
-from optex_core.backends._buffer_pool import MIN_BYTES, BufferPool
+from optex_core.backends._memory import MIN_BYTES, BufferPool
 
 D = MIN_BYTES // 4
 
