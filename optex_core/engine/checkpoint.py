@@ -40,7 +40,7 @@ from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import is_array, tree_leaves, tree_unflatten
-from optex_core.strategies._noise_status import KNOWN_STATUSES, UNKNOWN
+from optex_core.strategies._noise import KNOWN_STATUSES, UNKNOWN
 from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
 

@@ -33,10 +33,11 @@ from optex_core.types import Array
 
 #: From so many gradients an iteration on, one of them is always the undisturbed optimizer's.
 ALWAYS_FROM = 3
-#: With two: a value above the lowest begins FIRST iterations in which it takes part, WORSE times as
-#: many (at most MOST) after each in which it was ahead; so do AFTER windows in a row of fewer than
-#: LONG steps, which are worth no more than its gradient.
-FIRST, WORSE, MOST, AFTER, LONG = 16, 4, 1024, 3, 4
+#: With two it takes part only in doubt, which begins where a value rises above the lowest, and
+#: after more than SHORT_IN_A_ROW windows of fewer than LONG_WINDOW steps. Doubt lasts FIRST_DOUBT
+#: iterations; DOUBT_GROWTH times as many, at most LONGEST_DOUBT, after each in which it was ahead.
+FIRST_DOUBT, DOUBT_GROWTH, LONGEST_DOUBT = 16, 4, 1024
+SHORT_IN_A_ROW, LONG_WINDOW = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Safeguard:
     #: With two gradients: iterations to come in which it takes part; how many the next time;
     #: windows in a row that were short.
     doubt: int = 0
-    patience: int = FIRST
+    patience: int = FIRST_DOUBT
     short: int = 0
 
     def restarted(self, x: Array, state: object) -> Safeguard:
@@ -88,8 +89,8 @@ class Safeguard:
         with the true gradient from theta_t, where `needs_step`. The window of `steps` steps ends at
         `end`.
         """
-        short = self.short + 1 if steps < LONG else 0
-        doubted = short > 0 and (self.patience > FIRST or short > AFTER)
+        short = self.short + 1 if steps < LONG_WINDOW else 0
+        doubted = short > 0 and (self.patience > FIRST_DOUBT or short > SHORT_IN_A_ROW)
         kept = replace(self, short=short, doubt=max(self.doubt - 1, int(doubted)))
         N, value = view.parallelism, first.value
         if not self.apart:
@@ -111,7 +112,7 @@ class Safeguard:
             low, own, value = value_difference(view, first, self.x, alone), 0.0, 0.0
         x, state = view.step(self.x, alone.gradient, self.state, value=alone.value)
         if own < low:
-            patience = min(WORSE * self.patience, MOST)
+            patience = min(DOUBT_GROWTH * self.patience, LONGEST_DOUBT)
             return replace(kept, doubt=patience, patience=patience).restarted(x, state), True
         doubt = kept.doubt if value < own else max(kept.doubt, 1)
         kept = replace(kept, x=x, state=state, doubt=doubt)

@@ -12,14 +12,12 @@ seeds, three rates) it ended 1.08 to 2.0 times higher at a noise of 0.3 of the f
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from optex_core._validation import boolean
 from optex_core.model.posterior import Posterior
-from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
+from optex_core.strategies._noise import EXACT, NOISY, UNKNOWN, detect_noise
 from optex_core.strategies._noisy_window import NoisyWindow
 from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
@@ -34,8 +32,6 @@ from optex_core.strategies.trust_window import (
 #: The share of |g_0|^2 above which the estimated noise has a gradient repeated. Where a function is
 #: only hard to model the likelihood calls that noise too.
 NOISE_THRESHOLD = 1e-4
-#: Two gradients at one point are equal when they differ by less than this, squared and relative.
-EQUAL_RTOL = 1e-24
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +163,7 @@ class Auto(Strategy):
         at = path.at[: len(usable)]
         last, status = max(at) + 1, s.noise_status
         if status == UNKNOWN:
-            status = detect_noise(view, path.at, observations)
+            status = detect_noise(view.backend, path.at, observations)
         if status == NOISY:
             return self._average(view, s, [one for i, one in zip(at, usable, strict=True) if not i])
         halved = N == 2 and s.safeguard.evaluations(N) > 0  # one gradient is left, at theta_t
@@ -200,7 +196,7 @@ class Auto(Strategy):
         known = [one for one in observations if one is not None]
         first, status = known[0], s.noise_status
         if status == UNKNOWN:
-            status = detect_noise(view, [0] * len(known), known)
+            status = detect_noise(view.backend, [0] * len(known), known)
         gradients = [one.gradient for one in known]
         gradient = view.average(gradients) if status == NOISY else first.gradient
         x, state = view.step(view.x, gradient, view.state, value=first.value)
@@ -247,14 +243,3 @@ def _is_suspect(view: EngineView, posterior: Posterior, path: Path) -> bool:
     if start is None:  # no step could be predicted
         return False
     return posterior.noise_variance > NOISE_THRESHOLD * view.space.squared_norm(start)
-
-
-def detect_noise(view: EngineView, at: Sequence[int], observations: Observations) -> int:
-    """EXACT or NOISY if theta_t was evaluated more than once, else UNKNOWN."""
-    repeats = [one for i, one in zip(at, observations, strict=False) if i == 0 and one is not None]
-    if len(repeats) < 2:
-        return UNKNOWN
-    first, distance = repeats[0], view.backend.squared_distance
-    differences = [distance(first.gradient, one.gradient) for one in repeats[1:]]
-    same = max(differences) <= EQUAL_RTOL * first.squared_norm < math.inf
-    return EXACT if same else NOISY

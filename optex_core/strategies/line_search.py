@@ -1,4 +1,7 @@
-"""The baseline that spends its evaluations on the length of the step."""
+"""The baseline that spends its evaluations on the length of the step.
+
+The line search of `lookahead` with one gradient a round is in `_lookahead/wolfe_search.py`.
+"""
 
 from __future__ import annotations
 

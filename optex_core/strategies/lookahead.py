@@ -14,8 +14,6 @@ from optex_core._validation import integer, short_repr
 from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.errors import ArgumentError
 from optex_core.strategies._lookahead.lbfgs_path import GROWTH
-from optex_core.strategies._lookahead.line_search import WolfeSearch
-from optex_core.strategies._lookahead.noise import noisy_rule, repeats_exactly, strong_noise
 from optex_core.strategies._lookahead.proposals import (
     Evaluated,
     first_trial,
@@ -26,7 +24,15 @@ from optex_core.strategies._lookahead.proposals import (
 )
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
 from optex_core.strategies._lookahead.state import LookaheadState
-from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
+from optex_core.strategies._lookahead.wolfe_search import WolfeSearch
+from optex_core.strategies._noise import (
+    EXACT,
+    NOISY,
+    UNKNOWN,
+    noisy_rule,
+    repeats_exactly,
+    strong_noise,
+)
 from optex_core.strategies.base import (
     STRATEGIES,
     EngineView,

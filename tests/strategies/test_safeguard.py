@@ -9,7 +9,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.problems import get_problem
-from optex_core.strategies._safeguard import FIRST, MOST, Safeguard
+from optex_core.strategies._safeguard import FIRST_DOUBT, LONGEST_DOUBT, Safeguard
 from optex_core.strategies.base import Observation
 
 
@@ -147,7 +147,7 @@ def test_doubt_grows_with_each_defeat():
     view, x = View(), np.zeros(2)
     safeguard = Safeguard(x, None).restarted(x, None)
     ahead = Observation(x, 0.0, 1.0)
-    for patience in (4 * FIRST, 16 * FIRST, MOST, MOST):
+    for patience in (4 * FIRST_DOUBT, 16 * FIRST_DOUBT, LONGEST_DOUBT, LONGEST_DOUBT):
         behind = Observation(x, 0.0, 2.0)
         safeguard = Safeguard(x, None, True, 2.0, 1, safeguard.patience)
         safeguard, won = safeguard.advance(view, behind, ahead, (x, None), x, 8)

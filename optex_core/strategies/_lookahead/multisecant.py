@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.strategies._lookahead.kriging import secant_curvature
+from optex_core.strategies._lookahead.gradient_kriging import secant_curvature
 
 #: A pair is used if this share of its direction is orthogonal to those used before.
 ORTHOGONAL = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from optex_core.strategies._lookahead.kriging import CURVATURES, near, secant_curvature
+from optex_core.strategies._lookahead.gradient_kriging import CURVATURES, near, secant_curvature
 
 ROWS = 18
 LENGTH_SCALES, NOISES = (1, 3, 10, 30), (1e-12, 1e-9, 1e-6)

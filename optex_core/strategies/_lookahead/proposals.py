@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 
 from optex_core.backends.blas_threads import blas_single_threaded
-from optex_core.strategies._lookahead.kriging import GradientKriging
+from optex_core.strategies._lookahead.gradient_kriging import GradientKriging
 from optex_core.strategies._lookahead.lbfgs_path import path_matrix, predicted_path, star_matrix
-from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.multisecant import MultisecantModel
 from optex_core.strategies._lookahead.potential import PotentialKriging
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
 from optex_core.strategies._lookahead.state import LookaheadState
+from optex_core.strategies._lookahead.wolfe_search import WolfeSearch
 from optex_core.strategies.base import EngineView, Observation
 from optex_core.types import Array
 
@@ -23,6 +23,10 @@ from optex_core.types import Array
 MAX_STEPS_PER_SLOT = 8
 #: Who proposes points; the first two walk on a model of the gradient.
 PROPOSERS = ("kriging", "potential", "multisecant")
+MODELS: tuple[Callable[..., GradientKriging | PotentialKriging], ...] = (
+    GradientKriging,
+    PotentialKriging,
+)
 #: Record of a proposer: weight of the past when it was tried, pull towards 1 when it was not.
 FORGET, RETURN = 0.7, 0.9
 #: Lengths of the unit step, and radii of the trust region, in the order in which slots are filled.
@@ -103,6 +107,27 @@ def parameter_classes(x: np.ndarray, g: np.ndarray, N: int) -> np.ndarray | None
     return np.unique(pairs, return_inverse=True)[1]
 
 
+class SlotList:
+    """The points of a round: finite ones that differ from those before, until slots run out."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.points = slots, list[ProposedPoint]()
+
+    def put(
+        self, z: np.ndarray, proposer: str, step: int = 1, size: float = 0.0, fall: float = 0.0
+    ) -> None:
+        """Take a slot for the point at `z`, if one is free."""
+        others = (c.z for c in self.points)
+        new = all(np.linalg.norm(z - z1) > 1e-3 * np.linalg.norm(z1) for z1 in others)
+        if len(self.points) < self.slots and new and np.isfinite(z).all():
+            size = size or float(np.linalg.norm(z))
+            self.points.append(ProposedPoint(z, proposer, step, size, fall))
+
+    def put_on_path(self, path: list[np.ndarray], proposer: str, step: int) -> None:
+        """Take a slot for the point after so many steps of a path."""
+        self.put(path[step], proposer, step, step_size(path, step))
+
+
 def propose(
     known: Coordinates, s: LookaheadState, N: int, *, repeats: bool, distinct: int
 ) -> RoundPlan | None:
@@ -118,87 +143,103 @@ def propose(
     distinct : int
         Number of `parameter_classes` in the second round, 0 without.
     """
-    X, G, g = known.X, known.G, known.G[-1]
-    n, slots = len(X), N - 1 if repeats else N
-    first = predicted_path(None, path_matrix(X, G, known.mark), 1, g, s.max_step)
-    if len(first) < 2:
-        first = predicted_path(None, path_matrix(X[-1:], G[-1:], known.mark[-1:]), 1, g, s.max_step)
-    if len(first) < 2 or np.linalg.norm(first[1]) == 0:
+    unit = lbfgs_step(known, s.max_step)
+    if unit is None:
         return None
-    unit = first[1]
-    taken: list[ProposedPoint] = []
-
-    def put(
-        z: np.ndarray, proposer: str, step: int = 1, size: float = 0.0, fall: float = 0.0
-    ) -> None:
-        new = all(np.linalg.norm(z - c.z) > 1e-3 * np.linalg.norm(c.z) for c in taken)
-        if len(taken) < slots and new and np.isfinite(z).all():
-            size = size or float(np.linalg.norm(z))
-            taken.append(ProposedPoint(z, proposer, step, size, fall))
-
+    slots, size = SlotList(N - 1 if repeats else N), float(np.linalg.norm(unit))
     paths: dict[str, list[np.ndarray]] = {}
     scales = np.full(2, -1)
-    if n > 1:
-        farthest = float(np.sqrt((X * X).sum(1).max()))
-        extent = EXTENT * farthest if N >= MANY_SLOTS else np.inf
-        kriging = fitted(GradientKriging, X, G, int(s.scales[0]))
-        records = dict(zip(PROPOSERS, s.records, strict=True))
-        names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
-        names.sort(key=lambda k: -records[k])
-        left = slots - 1 - N // 8
-        rest: list[tuple[str, int]] = []
-        for i, name in enumerate(names):
-            m = max(0, left if i == len(names) - 1 else (left + 1) // 2)
-            left -= m
-            if not m:
-                continue
-            if name == "multisecant":
-                secants = fitted(MultisecantModel, X, G)
-                if secants is None:
-                    continue
-                for t in RADII[:m]:
-                    z, fall = secants.step(t * (s.radius or s.max_step))
-                    put(z, name, fall=fall)
-                continue
-            steps = int(s.windows[PROPOSERS.index(name)]) or N
-            model = (
-                kriging if name == "kriging" else fitted(PotentialKriging, X, G, int(s.scales[1]))
-            )
-            if model is None:
-                continue
-            scales[PROPOSERS.index(name)] = model.choice
-            matrix = star_matrix(X, G, steps + 1)
-            paths[name] = predicted_path(model, matrix, steps, g, s.max_step, extent)
-            for j in spread(len(paths[name]) - 1, m):
-                if j == len(paths[name]) - 1:
-                    put(paths[name][j], name, j, step_size(paths[name], j))
-                else:
-                    rest.append((name, j))
-        put(unit, "line")
-        if N >= MANY_SLOTS:
-            star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)
-            if len(star) > 1:
-                put(star[1], "star")
-        for t in STEP_FACTORS[: N // 8]:
-            put(t * unit, "line")
-        for name, j in rest:
-            put(paths[name][j], name, j, step_size(paths[name], j))
-        for name in [k for k in names if len(paths.get(k, ())) > 1][:1]:  # more of the first path
-            for j in spread(len(paths[name]) - 1, 2 * N):
-                put(paths[name][j], name, j, step_size(paths[name], j))
-    size = float(np.linalg.norm(unit))
-    randoms = int(RANDOM_SHARE * N) if distinct else 0
-    if distinct - 1 <= randoms:
-        randoms = max(distinct - 1, 0)
-    elif N < RANDOM_N:
-        randoms = 0
-    slots -= randoms
+    if len(known.X) > 1:
+        fill_from_models(slots, paths, scales, known, s, unit, N)
+    randoms = random_slots(distinct, N)
+    slots.slots -= randoms
     for t in (1, *STEP_FACTORS):
-        put(t * unit, "line")
+        slots.put(t * unit, "line")
     random = ProposedPoint(unit, "random", size=size, offset=RANDOM_LENGTH * size)
-    taken += [random] * randoms
     ends = {name: len(path) - 1 for name, path in paths.items()}
-    return RoundPlan(taken, ends, size, known.gram, scales, repeats)
+    return RoundPlan(slots.points + [random] * randoms, ends, size, known.gram, scales, repeats)
+
+
+def lbfgs_step(known: Coordinates, max_step: float) -> np.ndarray | None:
+    """The unit L-BFGS step of the accepted path, or where it fails that of steepest descent."""
+    X, G, mark = known.X, known.G, known.mark
+    for pairs in (slice(None), slice(-1, None)):
+        matrix = path_matrix(X[pairs], G[pairs], mark[pairs])
+        path = predicted_path(None, matrix, 1, G[-1], max_step)
+        if len(path) > 1:
+            return path[1] if np.linalg.norm(path[1]) else None
+    return None
+
+
+def fill_from_models(
+    slots: SlotList,
+    paths: dict[str, list[np.ndarray]],
+    scales: np.ndarray,
+    known: Coordinates,
+    s: LookaheadState,
+    unit: np.ndarray,
+    N: int,
+) -> None:
+    """Fill the slots: ends of paths and trust-region steps, the unit step, other lengths of it,
+    then more points of the paths. `paths` and `scales` are filled as well.
+    """
+    X, G, g = known.X, known.G, known.G[-1]
+    extent = EXTENT * float(np.sqrt((X * X).sum(1).max())) if N >= MANY_SLOTS else np.inf
+    records = dict(zip(PROPOSERS, s.records, strict=True))
+    names = sorted(PROPOSERS if len(X) > 3 else PROPOSERS[:1], key=lambda k: -records[k])
+    within: list[tuple[str, int]] = []
+    for name, share in zip(names, shares(slots.slots - 1 - N // 8, len(names)), strict=True):
+        if not share:
+            continue
+        if name == "multisecant":
+            secants = fitted(MultisecantModel, X, G)
+            if secants is not None:
+                for t in RADII[:share]:
+                    z, fall = secants.step(t * (s.radius or s.max_step))
+                    slots.put(z, name, fall=fall)
+            continue
+        i = PROPOSERS.index(name)
+        steps = int(s.windows[i]) or N
+        model = fitted(MODELS[i], X, G, int(s.scales[i]))
+        if model is None:
+            continue
+        scales[i] = model.choice
+        matrix = star_matrix(X, G, steps + 1)
+        path = paths[name] = predicted_path(model, matrix, steps, g, s.max_step, extent)
+        for j in spread(len(path) - 1, share):
+            if j == len(path) - 1:
+                slots.put_on_path(path, name, j)
+            else:
+                within.append((name, j))
+    slots.put(unit, "line")
+    if N >= MANY_SLOTS:
+        for z in predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)[1:]:
+            slots.put(z, "star")
+    for t in STEP_FACTORS[: N // 8]:
+        slots.put(t * unit, "line")
+    for name, j in within:
+        slots.put_on_path(paths[name], name, j)
+    best = next((name for name in names if len(paths.get(name, ())) > 1), None)
+    if best is not None:  # slots that are left
+        for j in spread(len(paths[best]) - 1, 2 * N):
+            slots.put_on_path(paths[best], best, j)
+
+
+def shares(slots: int, proposers: int) -> list[int]:
+    """Half of the slots for the first, half of what is left for each further one, the last all."""
+    found = []
+    for i in range(proposers):
+        found.append(max(0, slots if i == proposers - 1 else (slots + 1) // 2))
+        slots -= found[-1]
+    return found
+
+
+def random_slots(distinct: int, N: int) -> int:
+    """How many slots get a random vector: those that complete the space, or a share of many."""
+    most = int(RANDOM_SHARE * N) if distinct else 0
+    if distinct - 1 <= most:
+        return max(distinct - 1, 0)
+    return most if N >= RANDOM_N else 0
 
 
 def fitted(kind: Callable[..., M], *arguments: object) -> M | None:

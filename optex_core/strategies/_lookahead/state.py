@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.rows import Rows
-from optex_core.strategies._noise_status import UNKNOWN
+from optex_core.strategies._lookahead.wolfe_search import WolfeSearch
+from optex_core.strategies._noise import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

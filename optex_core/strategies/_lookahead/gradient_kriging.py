@@ -1,4 +1,8 @@
-"""Kriging of the gradient in coordinates: Matern 5/2, a fitted constant and a linear mean."""
+"""Kriging of the gradient for `lookahead`: Matern 5/2, a fitted constant and a linear mean.
+
+The other strategies use `optex_core.model`, whose kernel and estimator a user may choose. This one
+is fitted to all rows in every round, in coordinates of their span, on a grid of three settings.
+"""
 
 from __future__ import annotations
 
