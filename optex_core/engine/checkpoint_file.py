@@ -70,8 +70,8 @@ def array_group(arrays: Arrays, group: str) -> Arrays:
 
 
 def is_like(value: object, default: object) -> bool:
-    """True for a JSON value that stands for the type of `default`; no count is below 0, but for one
-    whose default is.
+    """True for a JSON value of the type of `default`. A count is not negative, unless its default
+    is.
     """
     if type(default) in (bool, str):
         return type(value) is type(default)

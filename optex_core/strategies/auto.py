@@ -47,7 +47,8 @@ class AutoState:
     safeguard : Safeguard
         The undisturbed optimizer beside the windows, where gradients are not noisy.
     retired : tuple
-        In the place of a rule that files of earlier versions have.
+        Not read. It keeps the place of the calibration slope, which files before 30 November 2026
+        hold for N = 2 and 3.
     window : NoisyWindow
         The window where gradients are noisy.
     """

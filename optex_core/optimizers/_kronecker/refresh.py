@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("optex_core")
 
-#: A statistic whose mean trace has grown by more than this since its last job gets one at once, out
-#: of its turn: beside a root from a trace 1/10 of today's a tile has three times its share of the
-#: tensor. Digits as a product of rank 12, whose gradients grow from a small start, ended 3 times
-#: lower for 3 jobs more beside 33; networks had none. At 3 and 30 the ends were equal, at 100 half
-#: of the gain was gone.
+#: A statistic whose mean trace has grown by more than this factor since its last job gets a new
+#: job at once. A root from a trace ten times too small makes the step of its tile three times too
+#: long. Digits as a product of rank 12, whose gradients grow from a small start,
+#: ended 3 times lower with 3 additional jobs (33 before). With 3 and 30 the ends were equal.
 GROWN = 10.0
 
 
