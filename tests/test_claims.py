@@ -74,8 +74,8 @@ def sentences() -> list[str]:
         "to bring f - min f down to 1e-1, 1e-3 and 1e-6 of what it is at the start "
         f"({len(ROWS)} problems, d = {min(sizes)} to {max(sizes):,}, {held} of them held out; "
         "`optex-core bench lbfgs`)",
-        f"Own work of a round at N = 8: {own[10_000]['processor']:.0f} ms of processor time at "
-        f"d = 10^4, {own[1_000_000]['processor'] / 1e3:.1f} s at 10^6 (`optex-core bench overhead "
+        f"Own work of a round at N = 8: {own[10_000]['own']:.0f} ms at d = 10^4, "
+        f"{own[1_000_000]['own'] / 1e3:.1f} s at 10^6 on two cores (`optex-core bench overhead "
         f"--parts lookahead`)",
         f"`auto` needs {mean[0]}, {mean[1]} and {mean[2]} times fewer rounds than the optimizer "
         f"alone at N = 2, 5, 20 (geometric mean of 30 problems; median {', '.join(middle)}; more "
