@@ -343,7 +343,7 @@ def _as_words(command: object) -> list[str]:
             f"command: {error} in {short_repr(command)}; close the quotation, or pass a list of "
             "words"
         ) from error
-    words = sequence("command", text, "words", (str, os.PathLike))
+    words = sequence("command", text, "words, or one text", (str, os.PathLike))
     if not words:
         raise ArgumentError("command is empty; it takes the program and its arguments")
     return [os.fspath(w) for w in words]

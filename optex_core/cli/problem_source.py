@@ -94,8 +94,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def _imported(name: str, args: argparse.Namespace) -> ProblemSource:
-    start = _start(name, args)
-    return ProblemSource(name, function_at(name), start)
+    return ProblemSource(name, function_at(name), _start(name, args))
 
 
 def function_at(name: str) -> Callable[..., object]:

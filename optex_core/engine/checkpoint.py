@@ -363,6 +363,7 @@ def _undo_external_stop(machine: RoundMachine) -> bool:
         # What was the final evaluation is slot 0 of the next round.
         s.reasons, s.finished, s.ends_at_iterate = {}, False, False
         if machine.averages_gradients:  # the final evaluation has one seed, not N
+            machine.reported = s.nit if s.value_known else -1
             s.value, s.gradient, s.value_known = math.nan, None, False
     elif s.ends_at_iterate and not s.value_known:  # the final evaluation is still to come
         s.reasons, s.finished = lasting, False

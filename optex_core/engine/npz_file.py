@@ -59,7 +59,11 @@ def check_filename(what: str, path: object, longest: str = "") -> None:
 def check_writable(what: str, path: str | os.PathLike[str], longest: str = "") -> None:
     """As `check_filename`; refuse a folder too, and a file in a folder that there is not."""
     check_filename(what, path, longest)
-    if os.path.isdir(path) or not os.fspath(path):
+    if not os.fspath(path):
+        raise CheckpointError(
+            f"{what} must be the name of a file, got {short_repr(path)}; add one, such as run.npz"
+        )
+    if os.path.isdir(path):
         raise CheckpointError(
             f"cannot save to {short_repr(os.fspath(path))}: it is a folder; give the name of a file"
             " in it"

@@ -73,6 +73,7 @@ class RoundMachine:
         self.late: dict[int, Candidate] = {}  # of closed rounds: they may still be told
         #: Called when the value and gradient of theta_t have become known and theta has not moved.
         self.on_iterate: Callable[[], None] | None = None
+        self.reported = -1  # the iterate of which a run that was continued had called it
         self._gradient_norm = math.nan
 
     def advance(self, spent: int | None = None) -> None:
@@ -209,7 +210,7 @@ class RoundMachine:
         if fired or final or s.finished:
             iterate_only = final or not self.averages_gradients
             self.end_run(fired, iterate_only=iterate_only)
-        if self.on_iterate is not None:
+        if self.on_iterate is not None and self.reported != s.nit:
             self.on_iterate()
 
     def _last_evaluation(self, r: RoundState | None) -> bool:

@@ -112,6 +112,11 @@ def as_x0(x0: Any) -> Array:
 def choose_strategy(strategy: str | Strategy, optimizer: FirstOrderOptimizer) -> Strategy:
     """The strategy that is given; for "auto" with `LBFGS` as it is, `Lookahead`."""
     chosen = get_strategy(strategy)
+    if not callable(chosen.averages_gradients):
+        raise ArgumentTypeError(
+            f"averages_gradients of strategy {chosen.name!r} must be a method of the strategy's"
+            f" state that returns a bool, got {chosen.averages_gradients!r}"
+        )
     if isinstance(chosen, Auto) and optimizer == LBFGS():
         return Lookahead()
     if not (chosen.any_optimizer or optimizer == LBFGS()):

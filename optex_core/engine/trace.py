@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import short_repr
+from optex_core._validation import integer, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -139,7 +139,12 @@ class Trace:
         return len(self._rows)
 
     def __getitem__(self, k: int) -> IterationRecord:
-        return dataclasses.replace(self._rows[k])
+        return dataclasses.replace(self._rows[integer("the row of a trace", k)])
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a Trace has no attribute {name!r}; its columns are {', '.join(COLUMNS)}"
+        )
 
     def __eq__(self, other: object) -> bool:
         """Equal rows, nan equal to nan."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from optex_core._validation import NONNEGATIVE_FINITE, POSITIVE, UNIT_INTERVAL
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
@@ -19,7 +18,7 @@ class AdamBase(ElementwiseOptimizer):
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
     """
 
-    slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
+    slot_names = ("m", "v")
     learning_rate: LearningRate = 1e-3
     b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
     b2: float = field(default=0.999, metadata=UNIT_INTERVAL)
@@ -120,7 +119,7 @@ class AMSGrad(AdamBase):
     """
 
     name = "amsgrad"
-    slot_names = ("m", "v", "top")
+    slot_names = ("m", "v", "top")  # type: ignore[assignment]
 
     @staticmethod
     def rule(xp):

@@ -114,8 +114,10 @@ def flatten(tree: object) -> tuple[Array, Unflatten]:
     leaves: list[Any] = []
 
     def place(name: str, leaf: Any) -> _Leaf:
-        if not hasattr(leaf, "dtype") and type(leaf) in (int, float):
-            real(name or "tree", leaf)  # one that a float can hold
+        number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+        if number and not hasattr(leaf, "dtype"):
+            if isinstance(leaf, int):
+                real(name or "tree", leaf)  # one that a float can hold
         elif getattr(getattr(leaf, "dtype", None), "kind", "") not in tuple("iuf"):
             array = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else None
             raise ArgumentTypeError(

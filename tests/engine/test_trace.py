@@ -206,3 +206,12 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"optex_core\[cli\]"):
         filled(2).plot()
+
+
+def test_a_row_is_taken_by_its_number_and_a_column_by_its_name() -> None:
+    trace = filled(3)
+    assert trace[-1] == trace[2]
+    with pytest.raises(ArgumentTypeError, match="the row of a trace must be an integer"):
+        trace[1:]  # type: ignore[index]
+    with pytest.raises(AttributeError, match="no attribute 'loss'; its columns are iteration, val"):
+        _ = trace.loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,3 +134,11 @@ def test_a_vector_of_another_size_is_refused(x):
     _, unflatten = flatten(np.zeros(2))
     with pytest.raises(ArgumentError, match=r"x must have shape \(2,\), got"):
         unflatten(x)
+
+
+def test_numbers_of_python_may_be_nan_and_members_of_an_enumeration() -> None:
+    class Size(enum.IntEnum):
+        ONE = 1
+
+    x, _ = flatten({"a": float("nan"), "b": Size.ONE})
+    np.testing.assert_array_equal(x, [np.nan, 1.0])

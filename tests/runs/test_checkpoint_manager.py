@@ -149,9 +149,11 @@ def test_a_missing_folder_is_found_out_before_anything_is_evaluated(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["", "."])
-def test_a_checkpoint_that_names_no_file_is_refused_at_the_door(name: str) -> None:
-    with pytest.raises(CheckpointError, match="it is a folder; give the name of a file in it"):
+@pytest.mark.parametrize(
+    ("name", "says"), [("", "name of a file"), (".", "it is a folder; give the name")]
+)
+def test_a_checkpoint_that_names_no_file_is_refused_at_the_door(name: str, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
         ox.minimize(lambda x: (x @ x, 2 * x), [1.0], checkpoint=name)
 
 

@@ -456,3 +456,13 @@ def test_the_recipe_for_a_strategy_works_as_it_stands(monkeypatch, tmp_path):
     driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.3), strategy="halfway")
     driver.run(4)
     assert driver.engine.machine.trace.accepted.tolist() == [1, 3, 3, 3]
+
+
+def test_a_strategy_that_says_without_its_state_whether_it_averages_is_refused_at_the_door():
+    class Old(ox.strategies.Sequential):
+        averages_gradients = True
+
+    with pytest.raises(
+        ox.errors.ArgumentTypeError, match="must be a method of the strategy's stat"
+    ):
+        ox.OptEx(np.ones(2), strategy=Old())
