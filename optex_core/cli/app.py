@@ -28,6 +28,7 @@ OPTION_WORDS = {
         "`optex-core check` takes the gradient as --jac module:function, or --jac 2-point; "
         "`optex-core minimize` takes a function that returns both"
     ),
+    "resume=True needs checkpoint=, the file of the run": "--resume needs --checkpoint FILE",
 }
 
 #: Errors of the words on the command line, and of what is installed: exit status 2.

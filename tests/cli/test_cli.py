@@ -207,6 +207,8 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "bowls:bowl"], "--x0 FILE.npy, or --dimension"),
         (["minimize", "bowls:bowl", "--dimension", "0"], "at least 1"),
         (["minimize", "bowls:bole", "--dimension", "3"], "has no 'bole'"),
+        (["minimize", "bowls:bole"], "has no 'bole'"),
+        (["minimize", "sphere", "--resume"], "--resume needs --checkpoint FILE"),
         (["minimize", "bowls:number", "--dimension", "3"], "not callable"),
         (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
         (["minimize", "bowls:bowl", "--x0", "bowls.py"], "it is no .npy file"),

@@ -290,6 +290,8 @@ def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ArgumentError, match="x0 must have shape"):
         check_objective(bowl, np.ones((2, 2)))
+    with pytest.raises(ArgumentError, match="workers must be an integer >= 1, got 0"):
+        check_objective(bowl, X0, workers=0)
     with pytest.raises(
         ArgumentError,
         match="which is no check here; did you mean 'returns_fresh_arrays'",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optex_core._validation import boolean, positive, short_repr
+from optex_core._validation import boolean, integer, positive, short_repr
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.adapters.return_validation import returned_pair
 from optex_core.backends import for_array
@@ -122,6 +122,7 @@ def prepare_objective(
     if bounds is not None:
         points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
     budget, points = positive("max_seconds", max_seconds), points.astype(x.dtype)
+    workers = integer("workers", workers, low=1)
     function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
     function(x)  # tells how long a call takes
     subject = ObjectiveSubject(function, x, points, noisy, radius, workers, budget, end)
