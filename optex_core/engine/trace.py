@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,17 +48,19 @@ class IterationRecord:
 COLUMNS: dict[str, object] = {f.name: f.default for f in dataclasses.fields(IterationRecord)}
 
 
+_NUMBERS = [name for name in COLUMNS if name != "note"]
+_DTYPE = np.dtype([(name, type(COLUMNS[name])) for name in _NUMBERS])
+_numbers_of = operator.attrgetter(*_NUMBERS)
+
+
 class _Column:
     """A field of the records as a read-only array with one entry per row."""
-
-    def __init__(self, dtype: type) -> None:
-        self.dtype = dtype
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, trace: Trace, owner: type) -> np.ndarray:
-        column: np.ndarray = np.array([getattr(row, self.name) for row in trace._rows], self.dtype)
+        column: np.ndarray = trace._rows[self.name][: len(trace)]
         column.flags.writeable = False
         return column
 
@@ -78,28 +81,29 @@ class Trace:
     ([4.0, 1.0], [0, 1])
     """
 
-    iteration = _Column(np.int64)
-    value = _Column(np.float64)
-    gradient_norm = _Column(np.float64)
-    evaluations = _Column(np.int64)
-    accepted = _Column(np.int64)
-    window = _Column(np.int64)
-    prediction_error = _Column(np.float64)
-    length_scale = _Column(np.float64)
-    noise = _Column(np.float64)
-    curvature = _Column(np.float64)
-    step_norm = _Column(np.float64)
-    slowest = _Column(np.float64)
-    seconds = _Column(np.float64)
-    overhead = _Column(np.float64)
+    iteration = _Column()
+    value = _Column()
+    gradient_norm = _Column()
+    evaluations = _Column()
+    accepted = _Column()
+    window = _Column()
+    prediction_error = _Column()
+    length_scale = _Column()
+    noise = _Column()
+    curvature = _Column()
+    step_norm = _Column()
+    slowest = _Column()
+    seconds = _Column()
+    overhead = _Column()
 
     def __init__(self) -> None:
-        self._rows: list[IterationRecord] = []
+        self._rows, self._notes = np.empty(16, _DTYPE), list[str]()
+        self._length, self._shared = 0, False
 
     @property
     def note(self) -> tuple[str, ...]:
         """What was out of the ordinary in each iteration, "" if nothing."""
-        return tuple(row.note for row in self._rows)
+        return tuple(self._notes[: self._length])
 
     @property
     def gradients(self) -> np.ndarray:
@@ -122,24 +126,42 @@ class Trace:
             raise ArgumentTypeError(
                 f"a trace takes records of type IterationRecord, got {short_repr(row)}"
             )
-        self._rows.append(dataclasses.replace(row))
+        if self._shared or self._length == len(self._rows):
+            self._move()
+        self._rows[self._length] = _numbers_of(row)
+        self._notes.append(row.note)
+        self._length += 1
+
+    def _move(self) -> None:
+        """Go to memory of its own with room for more rows. A snapshot has that of its trace, which
+        writes behind the snapshot's end.
+        """
+        n, self._shared = self._length, False
+        rows = np.empty(max(16, 2 * n), _DTYPE)
+        rows[:n] = self._rows[:n]
+        self._rows, self._notes = rows, self._notes[:n]
 
     def set_last_timing(self, seconds: float, overhead: float) -> None:
         """Set a driver's clock in the last row; snapshots that hold the row see it too."""
-        if self._rows:
-            self._rows[-1].seconds, self._rows[-1].overhead = seconds, overhead
+        if self._length:
+            if self._shared:
+                self._move()
+            last = self._rows[self._length - 1]
+            last["seconds"], last["overhead"] = seconds, overhead
 
     def snapshot(self) -> Trace:
         """The trace as it is now: rows added later to one of the two do not show in the other."""
         copy = Trace()
-        copy._rows = self._rows.copy()
+        copy._rows, copy._notes = self._rows, self._notes
+        copy._length, copy._shared = self._length, True
         return copy
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._length
 
     def __getitem__(self, k: int) -> IterationRecord:
-        return dataclasses.replace(self._rows[integer("the row of a trace", k)])
+        k = range(self._length)[integer("the row of a trace", k)]
+        return IterationRecord(*(*self._rows[k].item(), self._notes[k]))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -159,16 +181,20 @@ class Trace:
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
-        if not self._rows:
+        if not self._length:
             return "Trace(0 rows)"
         return (
             f"Trace({len(self)} rows, value {self.value[0]:.6g} -> {self.value[-1]:.6g},"
             f" {int(self.evaluations.sum())} gradients)"
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Trace.from_arrays, (self.to_arrays(),)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All columns by name; notes are text, so that no file needs pickle."""
-        return {name: np.array(getattr(self, name)) for name in COLUMNS}
+        columns = {name: getattr(self, name).copy() for name in _NUMBERS}
+        return {**columns, "note": np.array(self.note, np.str_)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Trace:
@@ -187,11 +213,12 @@ class Trace:
                 "the columns of a trace must be one-dimensional and equally long, got shapes"
                 f" {shapes}"
             )
-        trace, columns = cls(), [np.asarray(column).tolist() for column in arrays.values()]
-        trace._rows = [
-            IterationRecord(**dict(zip(arrays, row, strict=True)))
-            for row in zip(*columns, strict=True)
-        ]
+        trace = cls()
+        n = trace._length = next(iter(shapes.values()), (0,))[0]
+        trace._rows = np.empty(n, _DTYPE)
+        for name in _NUMBERS:
+            trace._rows[name] = arrays.get(name, COLUMNS[name])
+        trace._notes = [str(text) for text in arrays.get("note", [""] * n)]
         return trace
 
     def plot(

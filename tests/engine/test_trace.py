@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -210,8 +211,22 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_row_is_taken_by_its_number_and_a_column_by_its_name() -> None:
     trace = filled(3)
-    assert trace[-1] == trace[2]
+    assert repr(trace[-1]) == repr(trace[2]) != repr(trace[1])
+    with pytest.raises(IndexError):
+        trace[3]
     with pytest.raises(ArgumentTypeError, match="the row of a trace must be an integer"):
         trace[1:]  # type: ignore[index]
     with pytest.raises(AttributeError, match="no attribute 'loss'; its columns are iteration, val"):
         _ = trace.loss
+
+
+def test_snapshots_share_memory_and_no_rows_that_come_later() -> None:
+    trace = filled(3)
+    before = trace.snapshot()
+    trace.append(IterationRecord(3, value=7.0, note="later"))
+    before.append(IterationRecord(3, value=8.0))
+    before.set_last_timing(1.0, 0.5)
+    assert (trace.value[-1], before.value[-1]) == (7.0, 8.0)
+    assert (trace.note[-1], before.note[-1]) == ("later", "")
+    assert np.isnan(trace.seconds[-1])
+    assert copy.copy(trace) == trace == pickle.loads(pickle.dumps(trace))
