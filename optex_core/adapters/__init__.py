@@ -1,4 +1,4 @@
-"""What stands between user code and the engine: callables in many forms become one objective.
+"""Adapters between user code and the engine: callables in many forms become one objective.
 
 For users: ``subprocess`` makes an objective of an external program, ``torch`` of a PyTorch module,
 ``jax`` of a JAX function, ``numba`` of a Numba function, ``cupy`` of a function of GPU arrays.

@@ -1,4 +1,4 @@
-"""What runs bursts: the caller's thread, or workers in the background."""
+"""Executors of bursts: the caller's thread, or workers in the background."""
 
 from __future__ import annotations
 

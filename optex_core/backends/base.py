@@ -34,8 +34,6 @@ class Backend(ABC):
     name: ClassVar[str]
     #: The namespace of the array library: numpy or cupy.
     xp: ModuleType
-    #: `squared_distances` and `pair_products` give a distance the same bits.
-    same_summation_order: ClassVar[bool] = False
     #: Weighted sums of vectors are products of BLAS, which may share them out among its threads.
     blas: ClassVar[bool] = False
     #: A product has the same bits whatever else `difference_products` is asked for in the same

@@ -54,7 +54,6 @@ class NumpyBackend(Backend):
     """
 
     name: ClassVar[str] = "numpy"
-    same_summation_order: ClassVar[bool] = True
     blas: ClassVar[bool] = True
     xp = np
 

@@ -1,5 +1,5 @@
-"""What ``minimize`` leaves in its folder: one ``run.npz`` with the traces, the parameters and a
-JSON header, and the picture beside it.
+"""Folder of a run of ``minimize``: one ``run.npz`` with the traces, the parameters and a JSON
+header, and the picture beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the values and windows of a finished run say about its learning rate.
+"""Diagnosis of the learning rate of a finished run, from its values and windows.
 
 Notes
 -----

@@ -1,4 +1,4 @@
-"""Why a run ends: the criteria as one frozen record, and the status with its sentence."""
+"""Ends of a run: the criteria as one frozen record, and the status with its sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users tell the engine, read strictly: each error says what was expected and what came."""
+"""Strict reading of what users tell the engine: an error says what was expected and what came."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What runs evaluations: this thread, threads, processes, a user's pool. The only code that starts
-threads or processes.
+"""Evaluators: this thread, threads, processes, a user's pool. The only code that starts threads or
+processes.
 """

@@ -1,4 +1,4 @@
-"""What `async_sgd` is measured on: sparse and dense logistic regression, compiled, and a smooth
+"""Problems of the benchmark: sparse and dense logistic regression, compiled, and a smooth
 non-convex function with exact gradients.
 """
 

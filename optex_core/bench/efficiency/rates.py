@@ -1,5 +1,5 @@
-"""Where runs end whose gradients do not repeat, at a grid of rates: networks on minibatches of the
-digits and problems with additive noise.
+"""Final values under noise at a grid of rates: networks on minibatches of the digits, and problems
+with additive noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the cells say together: means, worst cases and exceptions, from finished cells alone."""
+"""Summary of finished cells: means, worst cases and exceptions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots
-here and elsewhere.
+"""Time of a step of Shampoo and its spread, against its own matrix products, with roots here and
+elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many steps Shampoo needs for what tuned Adam reaches, and how long a step of either takes.
+"""Steps that Shampoo needs for what tuned Adam reaches, and how long a step of either takes.
 
 All have the same budget of trials: every rate, times two values of the momentum, times two of what
 matters most to each beside them: the decay of Adam's squares, the ridge of Shampoo's roots. One

@@ -20,17 +20,7 @@ class PotentialKriging:
     cannot. In the span of the rows' points the covariance couples components (n q unknowns),
     outside it does not (n unknowns, many right sides).
 
-    Parameters
-    ----------
-    X, G : float arrays, shape (n, p), n >= 4
-        Coordinates, the last row at the origin.
-    last : int
-        The `choice` of the round before: it and its neighbours are tried; -1: all lengths.
-
-    Attributes
-    ----------
-    choice : int
-        Index of the length in LENGTH_SCALES.
+    Parameters and the attribute `choice` are those of `GradientKriging`; n >= 4.
     """
 
     def __init__(self, X: np.ndarray, G: np.ndarray, last: int = -1) -> None:

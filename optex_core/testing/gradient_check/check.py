@@ -1,4 +1,4 @@
-"""Whether a gradient is the derivative: differences and integrals along random directions."""
+"""Check of a gradient against the values: differences and integrals along random directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `check_gradient` found, in words and as a picture."""
+"""Report of `check_gradient`, in words and as a picture."""
 
 from __future__ import annotations
 

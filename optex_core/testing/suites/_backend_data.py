@@ -1,4 +1,4 @@
-"""What the checks of a backend share: the backend under test, vectors, rows and bounds."""
+"""Shared data of the checks of a backend: the backend under test, vectors, rows and bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several check suites share: a subject from a name, a class or an object, and runs."""
+"""Shared parts of check suites: a subject from a name, a class or an object, and runs."""
 
 from __future__ import annotations
 
